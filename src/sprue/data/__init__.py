@@ -1,0 +1,1 @@
+"""Calibration and evaluation data: read, tokenize, sample with a seed, fingerprint."""

@@ -1,0 +1,1 @@
+"""Budget, candidates, the solver, recipes, the forecast of memory, time and disk."""

@@ -1,0 +1,1 @@
+"""Quality, speed, memory, energy; intervals; the verdict; the report."""
