@@ -18,7 +18,7 @@ class BuildKernels(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         # One name for every Python version: the library uses nothing of Python.
-        return os.path.join(*fullname.split(".")) + SUFFIX
+        return fullname.replace(".", os.sep) + SUFFIX
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         # The default adds PyInit_<name>, which the library does not have.

@@ -1,0 +1,119 @@
+"""The command line: `sprue compress`, `verify`, `generate` and `demo`.
+
+Exit codes: 0 done, 1 `--keep` not met, 2 something that the user can mend (said in one line),
+70 a fault of sprue itself (with a traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sprue import __version__, cli_compress, cli_demo, cli_generate, cli_verify
+from sprue.errors import SprueError
+
+USER_ERROR, INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+# What the operating system refuses for reasons that lie outside of sprue.
+_MENDABLE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+)
+_COMMANDS = {
+    "compress": cli_compress,
+    "verify": cli_verify,
+    "generate": cli_generate,
+    "demo": cli_demo,
+}
+
+ABOUT = """\
+Cut a trained language model down to a stated budget, and prove what was kept.
+
+  compress   make a smaller model from a Hugging Face folder or hub name
+  verify     compare a result with its original: quality, size, speed, memory, energy
+  generate   try a result, beside the original if you like
+  demo       compress and verify the small model that ships with sprue"""
+
+EXAMPLES = """\
+  sprue demo
+  sprue compress path/to/model --out small --bits 3.5
+  sprue verify path/to/model small --data my.txt --keep 99%
+
+'sprue COMMAND --help' explains a command."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument the way that every other error is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"sprue: error: {message}\nSee '{self.prog} --help'.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the return value is the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except SprueError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("sprue: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has left; nothing more can be said there, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except MemoryError:
+        return _fail("out of memory: close other programs, or give fewer and shorter windows")
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            return _fault()
+        return _fail(f"{error.strerror}: {error.filename or 'while writing'}")
+    except Exception:
+        return _fault()
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; nothing heavy is imported for it."""
+    parser = _Parser(
+        prog="sprue",
+        usage="sprue [-h] [--version] COMMAND ...",
+        description=ABOUT,
+        epilog=f"examples:\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sprue {__version__}")
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog="sprue"
+    )
+    for name, module in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            description=module.ABOUT,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def _fail(message: str) -> int:
+    print(f"sprue: error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _fault() -> int:
+    traceback.print_exc()
+    print("sprue: internal error: please report the lines above", file=sys.stderr)
+    return INTERNAL_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

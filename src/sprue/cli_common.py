@@ -1,0 +1,90 @@
+"""What the commands share: values checked as they are read, common options, output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MAX_BITS = 16.0
+DEFAULT_BITS = 4.0
+
+
+def bits(text: str) -> float:
+    """Bits per weight, fractions allowed."""
+    value = _number(text, "bits per weight, such as 4 or 2.5")
+    if not 1 <= value <= MAX_BITS:
+        raise argparse.ArgumentTypeError(
+            f"expected 1 to {MAX_BITS:g} bits per weight, got {text!r}: "
+            "use --size to state a budget in bytes or percent"
+        )
+    return value
+
+
+def share(text: str) -> float:
+    """A share above 0 and up to 1, written as '99%' or '0.99'."""
+    number = text.strip().removesuffix("%")
+    value = _number(number, "a share such as 99% or 0.99", shown=text)
+    if text.strip().endswith("%"):
+        value /= 100
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a share above 0% and up to 100%, got {text!r}: write 99% or 0.99"
+        )
+    return value
+
+
+def at_least(least: int, what: str) -> Callable[[str], int]:
+    """`what` (such as "a whole number of windows"), `least` or more."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected {what}, {least} or more, got {text!r}")
+        return value
+
+    return convert
+
+
+def temperature(text: str) -> float:
+    """A sampling temperature; 0 takes the likeliest token."""
+    value = _number(text, "a temperature such as 0 or 0.8")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a temperature of 0 or more, got {text!r}")
+    return value
+
+
+def _number(text: str, expected: str, shown: str | None = None) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown or text!r}")
+    return value
+
+
+def add_common(parser: argparse.ArgumentParser, progress: bool = True) -> None:
+    """Declare the options that every command has."""
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=at_least(0, "a whole number"),
+        default=0,
+        help="same seed, same result (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", default="cpu", help="cpu or cuda (default: %(default)s)"
+    )
+    if progress:
+        parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def show(answer: str | Mapping[str, Any]) -> None:
+    """Print a text as it is, and anything else as JSON."""
+    print(answer if isinstance(answer, str) else json.dumps(answer, indent=2))

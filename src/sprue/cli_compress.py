@@ -1,0 +1,103 @@
+"""`sprue compress` for a terminal."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sprue import cli_common
+from sprue.errors import InputError
+
+ABOUT = """\
+Make a smaller model. MODEL is a folder in the Hugging Face layout (safetensors) or a
+hub name. DIR becomes an ordinary model folder that transformers loads after
+'import sprue'. Peak memory, disk and time are stated before the work starts."""
+
+EXAMPLES = """\
+  sprue compress path/to/model --out small
+  sprue compress path/to/model --out small --size 30% --calibrate mine.jsonl
+  sprue compress path/to/model --out small --preset gptq --bits 4 --json"""
+
+PRESETS = ("rtn", "gptq", "svd", "caldera")
+DEFAULT_WINDOWS = 128
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments and what to call with them."""
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="model folder or hub name")
+    add("--out", metavar="DIR", type=Path, required=True, help="folder to make; must not exist")
+    budget = parser.add_argument_group("budget, one of").add_mutually_exclusive_group()
+    budget.add_argument(
+        "--bits",
+        metavar="B",
+        type=cli_common.bits,
+        help="bits per weight over the compressed linears, everything stored counted; "
+        f"fractions allowed (default: {cli_common.DEFAULT_BITS:g}, when no budget is given)",
+    )
+    budget.add_argument(
+        "--size",
+        metavar="SIZE",
+        help="bytes of the whole result: a share of the original's (30%%) or bytes "
+        "(1964544, 2MB, 1.5GiB)",
+    )
+    budget.add_argument(
+        "--recipe", metavar="FILE", type=Path, help="YAML recipe that says how to store each tensor"
+    )
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="use one named method (default: the best that the solver knows)",
+    )
+    add(
+        "--calibrate",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="text that the model should stay good at: .txt, .jsonl or .parquet; repeatable "
+        "(default: a small embedded text; your own is better)",
+    )
+    add(
+        "--windows",
+        metavar="N",
+        type=cli_common.at_least(1, "a whole number of windows"),
+        default=DEFAULT_WINDOWS,
+        help="calibration windows to read (default: %(default)s)",
+    )
+    add(
+        "--context",
+        metavar="N",
+        type=cli_common.at_least(2, "a whole number of tokens"),
+        help="tokens in a window (default: what the model allows, within reason)",
+    )
+    cli_common.add_common(parser)
+    add("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    if args.recipe is not None and args.preset is not None:
+        raise InputError(
+            "--recipe already says how each tensor is stored: give it without --preset"
+        )
+    from sprue.compress import compress
+
+    no_budget = args.bits is None and args.size is None and args.recipe is None
+    report = compress(
+        args.model,
+        args.out,
+        preset=args.preset,
+        bits=cli_common.DEFAULT_BITS if no_budget else args.bits,
+        size=args.size,
+        recipe=args.recipe,
+        calibrate=args.calibrate,
+        seed=args.seed,
+        device=args.device,
+        windows=args.windows,
+        context=args.context,
+        progress=not args.quiet,
+    )
+    cli_common.show(report.as_dict() if args.json else report.table())
+    return 0
