@@ -1,20 +1,30 @@
 """A packed matrix: what is stored, and how to multiply with it.
 
-A grid is one module with three functions (`dense`, `matmul`, `rows`), registered in `_GRIDS`.
-A low-rank part `l`, `r` may stand beside any grid: W^ = grid + L @ R.
+A grid is one module with three functions (`dense`, `matmul`, `rows`; see `sprue.weights.grids`),
+listed in `GRIDS`. A low-rank part may stand beside any grid: W^ = grid + L @ R (`factors`), and
+alone beside the grid "none".
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-Meta = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
+from sprue.weights import factors
+from sprue.weights.grids import Grid, Meta, Tensors
+
+# Imported when first met: a model that holds no trellis does not pay for its tables.
+GRIDS: Mapping[str, str | None] = {
+    "raw": "sprue.weights.grids.raw",
+    "int": "sprue.weights.grids.integer",
+    "trellis": "sprue.weights.grids.trellis",
+    "none": None,
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Packed:
 
     Attributes:
         shape: (out, in) of the matrix.
-        meta: what decoding needs beside the tensors; JSON-able.
+        meta: what decoding needs beside the tensors; JSON-able. Holds "grid" and "shape".
         tensors: exactly what is stored; names hold no dot.
         error: tr(D H D^T) / tr(W H W^T) with D = W - W^, as it was made (no unit).
     """
@@ -42,3 +52,97 @@ class Packed:
     def bits_per_weight(self) -> float:
         """Stored bits over the number of weights of the matrix."""
         return self.bits / (self.shape[0] * self.shape[1])
+
+
+def dense(meta: Meta, tensors: Tensors) -> Tensor:
+    """W^, float32 [out, in].
+
+    Args:
+        meta: of a `Packed`, or its `layout`.
+        tensors: as stored.
+
+    Raises:
+        ValueError: an unknown grid.
+    """
+    grid = _grid(meta)
+    values = torch.zeros(meta["shape"]) if grid is None else grid.dense(meta, tensors)
+    if "low_rank" not in meta:
+        return values
+    L, R = factors.split(meta, tensors)
+    return values.to(L.device) + L @ R
+
+
+def matmul(meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
+    """x @ W^.T for x [..., in], without keeping a dense copy of W^.
+
+    On a CPU it computes in float32 also for 16-bit x (few processors multiply 16-bit floats faster,
+    and most much slower), elsewhere in x's dtype.
+
+    Returns:
+        [..., out] in x's dtype.
+    """
+    work = torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
+    grid, inner = _grid(meta), x.to(work)
+    parts = [] if grid is None else [grid.matmul(meta, tensors, inner)]
+    if "low_rank" in meta:
+        L, R = factors.split(meta, tensors)
+        parts.append((inner @ R.to(work).T) @ L.to(work).T)
+    if not parts:
+        return x.new_zeros(*x.shape[:-1], meta["shape"][0])
+    return sum(parts[1:], parts[0]).to(x.dtype)
+
+
+def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
+    """The rows W^[ids] for ids (int64, any shape), float32 [*ids.shape, in].
+
+    Only these rows are decoded.
+    """
+    grid = _grid(meta)
+    parts = [] if grid is None else [grid.rows(meta, tensors, ids)]
+    if "low_rank" in meta:
+        L, R = factors.split(meta, tensors)
+        parts.append(L[ids] @ R)
+    if not parts:
+        return torch.zeros(*ids.shape, meta["shape"][1], device=ids.device)
+    return sum(parts[1:], parts[0])
+
+
+def layout(packed: Packed) -> dict[str, Any]:
+    """All that is needed to make empty buffers and to decode them when filled; JSON-able."""
+    return {
+        **packed.meta,
+        "shape": list(packed.shape),
+        "tensors": {
+            name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
+            for name, t in packed.tensors.items()
+        },
+    }
+
+
+def empty_tensors(layout: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Uninitialized tensors of the declared shapes and dtypes, on the current default device.
+
+    Raises:
+        ValueError: an unknown grid or dtype.
+    """
+    _grid(layout)
+    return {
+        name: torch.empty(spec["shape"], dtype=_dtype(name, spec["dtype"]))
+        for name, spec in layout["tensors"].items()
+    }
+
+
+def _grid(meta: Meta) -> Grid | None:
+    name = meta["grid"]
+    if name not in GRIDS:
+        raise ValueError(f"unknown grid {name!r}; known are {', '.join(sorted(GRIDS))}")
+    module = GRIDS[name]
+    # A module is its own implementation of the protocol.
+    return None if module is None else cast(Grid, importlib.import_module(module))
+
+
+def _dtype(name: str, text: str) -> torch.dtype:
+    dtype = getattr(torch, text, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"tensor {name!r} declares the dtype {text!r}, which torch does not have")
+    return dtype
