@@ -1,1 +1,26 @@
-"""What a model is made of: open, stream block by block, write; one file per family."""
+"""What a model is made of: opened, streamed block by block, written.
+
+`models.open` reads no weight; `Stream` holds one block at a time; a `Writer` folder appears whole.
+"""
+
+from __future__ import annotations
+
+from sprue.models.families import FAMILIES, find
+from sprue.models.family import Family, Group
+from sprue.models.linears import get_weight, set_weight
+from sprue.models.source import Source, open
+from sprue.models.stream import Stream
+from sprue.models.write import Writer
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Group",
+    "Source",
+    "Stream",
+    "Writer",
+    "find",
+    "get_weight",
+    "open",
+    "set_weight",
+]
