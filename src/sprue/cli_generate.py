@@ -43,14 +43,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from sprue.generate import generate
 
-    answers = generate(
+    samples = generate(
         args.result,
         args.prompt,
         beside=args.beside,
-        tokens=args.tokens,
+        max_new_tokens=args.tokens,
         temperature=args.temperature,
         seed=args.seed,
         device=args.device,
     )
-    cli_common.show(answers.table())
+    cli_common.show(samples.table())
     return 0
