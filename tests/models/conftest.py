@@ -42,6 +42,11 @@ TINY: dict[str, dict[str, Any]] = {
         },
     ),
     "mistral": _llama_like(sliding_window=8),
+    "ministral": _llama_like(
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
     "qwen2": _llama_like(use_sliding_window=True, sliding_window=8, max_window_layers=1),
     "qwen3": _llama_like(head_dim=16, tie_word_embeddings=True),
     "gemma": _llama_like(head_dim=16),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,19 +12,18 @@ from torch import nn
 from sprue.errors import InputError
 
 
-def configure(raw: Mapping[str, Any]) -> Any:
-    """The `transformers` config of the dictionary in config.json; no remote code.
+def configure(folder: Path) -> Any:
+    """The `transformers` config of a folder with a config.json; no remote code.
 
     Raises:
         InputError: values that the architecture's config class refuses.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import AutoConfig
 
-    fields = {key: value for key, value in raw.items() if key != "auto_map"}
     try:
-        return CONFIG_MAPPING[raw["model_type"]].from_dict(fields)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # each config class raises its own kinds
-        raise InputError(f"config.json cannot be used: {_line(error)}") from error
+        raise InputError(f"{folder / 'config.json'} cannot be used: {_line(error)}") from error
 
 
 def skeleton(config: Any) -> Any:

@@ -157,7 +157,7 @@ def open(model: str | Path) -> Source:
     family = families.find(raw)
     _refuse_quantized(raw)
     stored = _stored(path)
-    config = configure(raw)
+    config = configure(path)
     if not config.num_hidden_layers:
         raise InputError(f"{path / 'config.json'} describes a model with no blocks")
     built = skeleton(config)
@@ -186,7 +186,7 @@ def _json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from error
 
 

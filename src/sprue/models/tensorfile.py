@@ -12,10 +12,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,10 +151,22 @@ def _range(entry: Entry, start: int, stop: int) -> Tensor:
             f"tensor {entry.name!r} in {entry.file} has dtype {entry.dtype}; "
             f"expected one of {', '.join(DTYPES)}"
         )
-    data = np.fromfile(entry.file, dtype=np.uint8, count=stop - start, offset=start)
-    if data.size != stop - start:
-        raise _damaged(entry.file, f"tensor {entry.name!r} ends after {data.size} bytes")
-    return torch.from_numpy(data).view(DTYPES[entry.dtype])
+    dtype = DTYPES[entry.dtype]
+    tensor = torch.empty((stop - start) // dtype.itemsize, dtype=dtype)
+    with entry.file.open("rb", buffering=0) as stream:
+        stream.seek(start)
+        count = _fill(stream, _raw(tensor))
+    if count != stop - start:
+        raise _damaged(entry.file, f"tensor {entry.name!r} ends after {count} bytes")
+    return tensor
+
+
+def _fill(stream: RawIOBase, room: memoryview) -> int:
+    """Read until `room` is full or the file ends (one call reads at most 2 GiB)."""
+    done = 0
+    while done < len(room) and (count := stream.readinto(room[done:])):
+        done += count
+    return done
 
 
 def encode(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -25,6 +25,15 @@ def layout(config: Any) -> tuple[Group, ...]:
 
 FAMILY = Family(
     name="Llama, Mistral, Qwen2, Qwen3, Granite, OLMo 2, SmolLM3",
-    model_types=("llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "smollm3"),
+    model_types=(
+        "llama",
+        "mistral",
+        "ministral",
+        "qwen2",
+        "qwen3",
+        "granite",
+        "olmo2",
+        "smollm3",
+    ),
     layout=layout,
 )
