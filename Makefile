@@ -58,8 +58,10 @@ check: env
 	$(BIN)/mypy demo docs
 	$(BIN)/lint-imports
 
+# Never part of the tests: every script prints ratios against peers.
 bench: env
-	$(BIN)/python -m benchmarks
+	@set -e; for script in benchmarks/bench_*.py; do \
+	  echo "== $$script"; $(BIN)/python "$$script"; done
 
 # What is generated from the code: docs/cli.md, and the figures in README.md.
 docs: demo
