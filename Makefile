@@ -18,7 +18,7 @@ env: $(STAMP)
 
 # Installs again only when what it depends on has changed. torch goes first and alone: any later
 # package that would replace it brings gigabytes of another build, and is found out here.
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard $(KERNELS).c)
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/sprue/weights/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "sprue needs Python 3.11 or newer, and '$(PYTHON)' is not that." >&2; \
 	  echo "Name one that is: make PYTHON=/path/to/python3.11" >&2; exit 1; }

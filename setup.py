@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -29,7 +30,13 @@ class BuildKernels(build_ext):
         super().build_extension(ext)
 
 
+HERE = Path(__file__).parent
 # Optional: without a C compiler the installation goes on, and torch does the work.
-kernels = Extension("sprue.weights._kernels", ["src/sprue/weights/_kernels.c"], optional=True)
+kernels = Extension(
+    "sprue.weights._kernels",
+    ["src/sprue/weights/_kernels.c"],
+    depends=sorted(str(h.relative_to(HERE)) for h in HERE.glob("src/sprue/weights/*.h")),
+    optional=True,
+)
 
 setup(ext_modules=[kernels], cmdclass={"build_ext": BuildKernels})
