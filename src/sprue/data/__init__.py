@@ -1,1 +1,7 @@
 """Calibration and evaluation data: read, tokenize, sample with a seed, fingerprint."""
+
+from __future__ import annotations
+
+from sprue.data.text import Document, fingerprint, read, windows
+
+__all__ = ["Document", "fingerprint", "read", "windows"]
