@@ -67,6 +67,8 @@ def unpack(
     stop = total if stop is None else stop
     if bits == 8 and packed.numel() == total:
         return packed[start:stop]
+    if stop - start == total:
+        return _unpack_all(packed, bits, total)
     codes = torch.empty(stop - start, dtype=torch.uint8, device=packed.device)
     for plane, width, offset in _planes(packed, bits, total):
         _unpack_plane(plane, width, offset, start, codes)
@@ -133,6 +135,16 @@ def _pack_plane(values: Tensor, width: int) -> Tensor:
     for slot, part in enumerate(padded.view(slots, size)):
         plane |= part << (slot * width)
     return plane
+
+
+def _unpack_all(packed: Tensor, bits: int, total: int) -> Tensor:
+    """All codes, in a few operations a plane: small matrices wait for little else."""
+    codes = packed
+    for plane, width, offset in _planes(packed, bits, total):
+        shifts = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
+        values = (plane >> shifts[:, None]).bitwise_and_(2**width - 1).view(-1)[:total]
+        codes = values if offset == 0 else codes.bitwise_or_(values << offset)
+    return codes
 
 
 def _unpack_plane(plane: Tensor, width: int, offset: int, start: int, codes: Tensor) -> None:
