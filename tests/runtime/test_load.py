@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -76,6 +77,16 @@ def test_nothing_dense_is_kept(make: Callable[[str, bool], Made], family: str, t
     packed_bytes = sum(stored.bits for stored in modules.values()) // 8
     rest = sum(tensor.nbytes for tensor in held.values())
     assert loaded.get_memory_footprint() == packed_bytes + rest
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_copy_is_a_model_of_its_own(make: Callable[[str, bool], Made], family: str) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained(make(family, True)[0])
+    expected = _logits(loaded)
+    copied = copy.deepcopy(loaded)
+    assert torch.equal(_logits(copied), expected)
+    copied.get_input_embeddings().scale.zero_()
+    assert torch.equal(_logits(loaded), expected)
 
 
 def test_generation_with_a_cache_equals_generation_without(

@@ -55,6 +55,15 @@ def test_product_and_rows_equal_the_dense_matrix(grid: str, bits: int | None) ->
     torch.testing.assert_close(half, expected, rtol=2**-7, atol=1e-4)
 
 
+@pytest.mark.parametrize("ids", [[-1], [0, OUT]])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_rows_that_do_not_exist_are_refused(grid: str, ids: list[int]) -> None:
+    L, R = _random(OUT, RANK, seed=1), _random(RANK, IN, seed=2)
+    meta, tensors = factors.attach(*_stored(grid), L, R, 4)
+    with pytest.raises(IndexError):
+        packed.rows(meta, tensors, torch.tensor(ids))
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_the_layout_makes_the_same_buffers_again(grid: str) -> None:
     L, R = _random(OUT, RANK, seed=1), _random(RANK, IN, seed=2)

@@ -57,9 +57,11 @@ class SprueQuantizer(HfQuantizer):  # type: ignore[misc]
             )
 
     def _process_model_before_weight_loading(
-        self, model: nn.Module, checkpoint_files: list[str] | None = None, **_: Any
+        self, model: nn.Module, *, checkpoint_files: list[str] | None, **_: Any
     ) -> None:
         # The first moment at which the folder is known; no memory was taken for the model yet.
+        # There are no files where the caller gave a state dict. The argument has no default: a
+        # transformers that does not pass it must fail rather than load without the check.
         if checkpoint_files:
             artifact.check(Path(checkpoint_files[0]).parent)
         config = self.quantization_config

@@ -13,10 +13,23 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprue.weights import factors
 from sprue.weights.grids import Grid, Meta, Tensors
+
+__all__ = [
+    "GRIDS",
+    "Grid",
+    "Meta",
+    "Packed",
+    "Tensors",
+    "dense",
+    "empty_tensors",
+    "layout",
+    "matmul",
+    "rows",
+]
 
 # Imported when first met: a model that holds no trellis does not pay for its tables.
 GRIDS: Mapping[str, str | None] = {
@@ -96,12 +109,15 @@ def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
     """The rows W^[ids] for ids (int64, any shape), float32 [*ids.shape, in].
 
     Only these rows are decoded.
+
+    Raises:
+        IndexError: an id below 0 or beyond the last row.
     """
     grid = _grid(meta)
     parts = [] if grid is None else [grid.rows(meta, tensors, ids)]
     if "low_rank" in meta:
         L, R = factors.split(meta, tensors)
-        parts.append(L[ids] @ R)
+        parts.append(nn.functional.embedding(ids, L) @ R)
     if not parts:
         return torch.zeros(*ids.shape, meta["shape"][1], device=ids.device)
     return sum(parts[1:], parts[0])

@@ -27,7 +27,11 @@ class Grid(Protocol):
         ...
 
     def rows(self, meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
-        """The rows `ids` (int64, any shape), float32 [*ids.shape, in], decoding only those."""
+        """The rows `ids` (int64, any shape), float32 [*ids.shape, in], decoding only those.
+
+        Raises:
+            IndexError: an id below 0 or beyond the last row.
+        """
         ...
 
 

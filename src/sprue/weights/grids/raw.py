@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprue.weights.grids import Meta, Tensors, row_blocks
 
@@ -42,5 +42,5 @@ def matmul(meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
 
 
 def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
-    """The rows `ids`, float32 [*ids.shape, in]."""
-    return tensors["weight"][ids].to(torch.float32)
+    """The rows `ids`, float32 [*ids.shape, in]; IndexError where there is no such row."""
+    return nn.functional.embedding(ids, tensors["weight"]).to(torch.float32)
