@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import sprue.runtime
 from sprue.errors import ArtifactError, InputError
@@ -77,6 +77,17 @@ def test_nothing_dense_is_kept(make: Callable[[str, bool], Made], family: str, t
     packed_bytes = sum(stored.bits for stored in modules.values()) // 8
     rest = sum(tensor.nbytes for tensor in held.values())
     assert loaded.get_memory_footprint() == packed_bytes + rest
+
+
+def test_scales_do_not_choose_the_dtype(make: Callable[[str, bool], Made]) -> None:
+    folder = make("llama", True)[0]
+    assert json.loads((folder / "config.json").read_text())["dtype"] is None
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.dtype == torch.float32
+    given = type(loaded).from_pretrained(
+        None, config=AutoConfig.from_pretrained(folder), state_dict=loaded.state_dict()
+    )
+    assert torch.equal(_logits(given), _logits(loaded))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -56,6 +56,16 @@ class SprueQuantizer(HfQuantizer):  # type: ignore[misc]
                 "sprue loads models that are compressed already; run 'sprue compress' on this one"
             )
 
+    def update_attn_implementation(self, config: Any) -> Any:
+        """The one moment at which the config is seen before the model's dtype is chosen.
+
+        Where the config names none, transformers would take that of the first floating tensor it
+        meets, which may be a float16 scale of ours.
+        """
+        if getattr(config, "dtype", None) is None:
+            config.dtype = torch.float32
+        return config
+
     def _process_model_before_weight_loading(
         self, model: nn.Module, *, checkpoint_files: list[str] | None, **_: Any
     ) -> None:
