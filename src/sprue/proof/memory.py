@@ -1,0 +1,111 @@
+"""Peak resident memory of a model, in a fresh process that loads it and runs one window.
+
+Run as a module, it measures itself: `python -m sprue.proof.memory FOLDER CONTEXT DEVICE THREADS`
+prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sprue.errors import InputError
+
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one process.
+
+    Attributes:
+        peak_bytes: most resident memory, the interpreter and its libraries included.
+        baseline_bytes: the same before the model was loaded, with all libraries imported.
+        device_bytes: most memory allocated on the accelerator; None on a CPU.
+        dtype: of what is not packed.
+    """
+
+    peak_bytes: int
+    baseline_bytes: int
+    device_bytes: int | None
+    dtype: str
+
+
+def measure(
+    folder: str | Path, *, context: int, device: str = "cpu", threads: int | None = None
+) -> Memory:
+    """Load the model of `folder` in a process of its own, in its stored dtype, and run one window.
+
+    Args:
+        folder: an artifact, or an ordinary model folder.
+        context: tokens of the window.
+        device: where it runs.
+        threads: of torch; None leaves it to the environment.
+
+    Raises:
+        InputError: the process could not do it.
+    """
+    arguments = [str(folder), str(context), device, str(threads or 0)]
+    done = subprocess.run(
+        [sys.executable, "-m", "sprue.proof.memory", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise InputError(f"the memory of {folder} could not be measured: {reason}")
+    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak_bytes() -> int:
+    """Most resident memory of this process up to now."""
+    if _STATUS.is_file():
+        # Not getrusage: its figure survives exec, so that a child reports its parent's peak.
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _run(folder: str, context: int, device: str, threads: int) -> Memory:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from sprue.runtime.load import load
+
+    if threads:
+        torch.set_num_threads(threads)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    importlib.import_module("sprue.runtime.linear")
+    with torch.device("meta"):  # imports the model's code, and takes no memory for weights
+        AutoModelForCausalLM.from_config(config)
+    before = peak_bytes()
+    dtype = config.dtype or torch.float32
+    model = load(folder, device=device, dtype=dtype)
+    with torch.inference_mode():
+        model(torch.arange(context, device=device)[None] % config.get_text_config().vocab_size)
+    on_device = torch.device(device).type == "cuda"
+    return Memory(
+        peak_bytes(),
+        before,
+        torch.cuda.max_memory_allocated(device) if on_device else None,
+        str(dtype).removeprefix("torch."),
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Measure this process and print the figures."""
+    folder, context, device, threads = arguments
+    print(json.dumps(asdict(_run(folder, int(context), device, int(threads)))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
