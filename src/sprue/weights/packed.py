@@ -1,5 +1,7 @@
 """A packed matrix: what is stored, and how to multiply with it.
 
+The grid's part may be stored in rotated coordinates (`rotate`), which is undone here.
+
 A grid is one module with three functions (`dense`, `matmul`, `rows`; see `sprue.weights.grids`),
 listed in `GRIDS`. A low-rank part may stand beside any grid: W^ = grid + L @ R (`factors`), and
 alone beside the grid "none".
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from sprue.weights import factors
 from sprue.weights.grids import Grid, Meta, Tensors
+from sprue.weights.rotate import restore, rotate, unrotate
 
 __all__ = [
     "GRIDS",
@@ -78,7 +81,7 @@ def dense(meta: Meta, tensors: Tensors) -> Tensor:
         ValueError: an unknown grid.
     """
     grid = _grid(meta)
-    values = torch.zeros(meta["shape"]) if grid is None else grid.dense(meta, tensors)
+    values = torch.zeros(meta["shape"]) if grid is None else _grid_dense(grid, meta, tensors)
     if "low_rank" not in meta:
         return values
     L, R = factors.split(meta, tensors)
@@ -96,7 +99,7 @@ def matmul(meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
     """
     work = torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
     grid, inner = _grid(meta), x.to(work)
-    parts = [] if grid is None else [grid.matmul(meta, tensors, inner)]
+    parts = [] if grid is None else [_grid_matmul(grid, meta, tensors, inner)]
     if "low_rank" in meta:
         L, R = factors.split(meta, tensors)
         parts.append((inner @ R.to(work).T) @ L.to(work).T)
@@ -114,7 +117,7 @@ def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
         IndexError: an id below 0 or beyond the last row.
     """
     grid = _grid(meta)
-    parts = [] if grid is None else [grid.rows(meta, tensors, ids)]
+    parts = [] if grid is None else [_grid_rows(grid, meta, tensors, ids)]
     if "low_rank" in meta:
         L, R = factors.split(meta, tensors)
         parts.append(nn.functional.embedding(ids, L) @ R)
@@ -146,6 +149,23 @@ def empty_tensors(layout: Mapping[str, Any]) -> dict[str, Tensor]:
         name: torch.empty(spec["shape"], dtype=_dtype(name, spec["dtype"]))
         for name, spec in layout["tensors"].items()
     }
+
+
+def _grid_dense(grid: Grid, meta: Meta, tensors: Tensors) -> Tensor:
+    return restore(grid.dense(meta, tensors), meta.get("rotate", {}))
+
+
+def _grid_matmul(grid: Grid, meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
+    turn = meta.get("rotate", {})
+    y = grid.matmul(meta, tensors, rotate(x, turn["in"]) if "in" in turn else x)
+    return unrotate(y, turn["out"]) if "out" in turn else y
+
+
+def _grid_rows(grid: Grid, meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
+    turn = meta.get("rotate", {})
+    if "out" in turn:  # every row is a mixture of all
+        return nn.functional.embedding(ids, _grid_dense(grid, meta, tensors))
+    return restore(grid.rows(meta, tensors, ids), turn)
 
 
 def _grid(meta: Meta) -> Grid | None:

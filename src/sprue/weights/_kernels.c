@@ -1,0 +1,288 @@
+/* Kernels of the trellis grid: the Viterbi search inside the error-feedback sweep, and decoding.
+ *
+ * Plain C with no dependency: loaded through ctypes. Every function has a slow twin in
+ * trellis_reference.py that gives the same bytes; floating-point contraction is off for that.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_SHIFT 8
+#define EIGHTHS 3 /* rates are counted in 1/8 bit */
+#define RENORMALIZE 16
+
+#if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
+#define DISPATCH 1
+#else
+#define DISPATCH 0
+#endif
+
+#define NAME(x) x##_base
+#define VEC 4
+#define TARGET
+#include "_viterbi.h"
+#undef NAME
+#undef VEC
+#undef TARGET
+
+#if DISPATCH
+#define NAME(x) x##_avx2
+#define VEC 8
+#define TARGET __attribute__((target("avx2")))
+#include "_viterbi.h"
+#undef NAME
+#undef VEC
+#undef TARGET
+#define NAME(x) x##_avx512
+#define VEC 16
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#include "_viterbi.h"
+#undef NAME
+#undef VEC
+#undef TARGET
+#endif
+
+typedef struct {
+    void (*step)(const float *, float *, const float *, float, float, int, int, int);
+    void (*harvest)(float *, uint8_t *, int, int, float);
+    float (*lowest)(const float *, int);
+    void (*axpy)(float *restrict, const float *restrict, float, int);
+} ops_t;
+
+static ops_t pick(void)
+{
+#if DISPATCH
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        return (ops_t){step_avx512, harvest_avx512, lowest_avx512, axpy_avx512};
+    if (__builtin_cpu_supports("avx2"))
+        return (ops_t){step_avx2, harvest_avx2, lowest_avx2, axpy_avx2};
+#endif
+    return (ops_t){step_base, harvest_base, lowest_base, axpy_base};
+}
+
+/* bits that row t of a column of rate r (in eighths) adds to the stream */
+static inline int shift_of(int t, int r)
+{
+    return (((t + 1) * r) >> EIGHTHS) - ((t * r) >> EIGHTHS);
+}
+
+typedef struct {
+    float *a, *b;
+    uint8_t *back;
+    size_t *offset;
+    uint8_t *shift;
+    float *x, *err;
+} work_t;
+
+static void release(work_t *k)
+{
+    free(k->a); free(k->b); free(k->back); free(k->offset); free(k->shift); free(k->x); free(k->err);
+}
+
+static int reserve(work_t *k, int T, int L, size_t back)
+{
+    memset(k, 0, sizeof *k);
+    k->a = malloc(sizeof(float) << L);
+    k->b = malloc(sizeof(float) << L);
+    k->back = malloc(back ? back : 1);
+    k->offset = malloc(sizeof(size_t) * T);
+    k->shift = malloc(T);
+    k->x = malloc(sizeof(float) * T);
+    k->err = malloc(sizeof(float) * T);
+    if (k->a && k->b && k->back && k->offset && k->shift && k->x && k->err) return 0;
+    release(k);
+    return -1;
+}
+
+static size_t back_bytes(int T, int L, int r)
+{
+    size_t n = 0;
+    for (int t = 0; t < T; t++) n += (size_t)1 << (L - shift_of(t, r));
+    return n;
+}
+
+/* the cheapest path for k->x under weights w; states out; *state is where it starts and ends */
+static void viterbi(const ops_t *ops, work_t *k, int T, const float *luts, int L, int r,
+                    const float *w, uint32_t *state, uint16_t *states)
+{
+    size_t at = 0;
+    float *best = k->a, *next = k->b;
+    int ka = shift_of(0, r);
+    for (int i = 0; i < 1 << (L - ka); i++) best[i] = 1e30f;
+    /* from the known start, the first step leads to the states that share its low L-k bits */
+    best[*state & ((1u << (L - ka)) - 1)] = 0;
+    for (int t = 0; t < T; t++) {
+        k->shift[t] = (uint8_t)ka;
+        if (t + 1 == T) break;
+        int kb = shift_of(t + 1, r);
+        ops->step(best, next, luts + ((size_t)ka << L), k->x[t], w[t], L, ka, kb);
+        int M = 1 << (L - kb);
+        float base = t % RENORMALIZE == RENORMALIZE - 1 ? ops->lowest(next, M) : 0.0f;
+        ops->harvest(next, k->back + at, M, kb, base);
+        k->offset[t + 1] = at;
+        at += (size_t)M;
+        float *swap = best; best = next; next = swap;
+        ka = kb;
+    }
+    const float *lut = luts + ((size_t)ka << L);
+    float low = 0;
+    uint32_t s = 0;
+    for (int i = 0; i < 1 << L; i++) {
+        float d = k->x[T - 1] - lut[i], v = best[i >> ka] + w[T - 1] * (d * d);
+        if (!i || v < low) { low = v; s = (uint32_t)i; }
+    }
+    *state = s;
+    for (int t = T - 1; t >= 0; t--) {
+        states[t] = (uint16_t)s;
+        if (!t) break;
+        uint32_t m = s >> k->shift[t];
+        s = ((uint32_t)k->back[k->offset[t] + m] << (L - k->shift[t])) | m;
+    }
+}
+
+/* index of the step nearest in ratio to the root of `square` */
+static int nearest(const float *steps, int count, double square)
+{
+    int i = 0;
+    while (i + 1 < count && square > (double)steps[i] * steps[i + 1]) i++;
+    return i;
+}
+
+/* Error-feedback sweep over the n columns of one block, in order.
+ *   Wt [n, T]   weights, column-major; on return the quantized values
+ *   E  [n, T]   out: the error of each column over U[j, j]
+ *   U  [n, n]   upper factor of the inverse second moment, U^T U = H^-1
+ *   rate [n]    in eighths of a bit, < 0: the column is all zeros
+ *   steps [count] the steps that can be stored, ascending; code [n] out: which one a column took
+ *   row [T]     step of each row; weight [T] importance of each row's error
+ *   luts [9, 2^L] value of each state by the number of bits shifted
+ *   state       in and out: the last L bits of the stream
+ *   states [n, T] out
+ * Returns 0, or -1 when memory is short. */
+int sprue_trellis_sweep(float *Wt, float *E, const float *U, int n, int T, const int32_t *rate,
+                        const float *steps, int count, int32_t *code, const float *row,
+                        const float *weight, const float *luts, int L,
+                        uint32_t *state, uint16_t *states)
+{
+    const ops_t ops = pick();
+    work_t k;
+    size_t back = 0;
+    for (int j = 0; j < n; j++) {
+        size_t b = rate[j] < 0 ? 0 : back_bytes(T, L, rate[j]);
+        back = b > back ? b : back;
+    }
+    if (reserve(&k, T, L, back)) return -1;
+    for (int j = 0; j < n; j++) {
+        float *w = Wt + (size_t)j * T, *e = E + (size_t)j * T;
+        uint16_t *st = states + (size_t)j * T;
+        float inverse = 1.0f / U[(size_t)j * n + j];
+        if (rate[j] < 0) {
+            code[j] = 0;
+            memset(st, 0, sizeof(uint16_t) * T);
+            for (int t = 0; t < T; t++) { e[t] = w[t] * inverse; w[t] = 0; }
+        } else {
+            /* feedback has changed the column's spread: its step is chosen here, not before */
+            double square = 0, cross = 0, power = 0;
+            for (int t = 0; t < T; t++) {
+                k.x[t] = w[t] / row[t];
+                square += (double)k.x[t] * k.x[t];
+            }
+            float step = steps[nearest(steps, count, square / T)];
+            for (int t = 0; t < T; t++) k.x[t] /= step;
+            viterbi(&ops, &k, T, luts, L, rate[j], weight, state, st);
+            for (int t = 0; t < T; t++) {
+                double q = luts[((size_t)k.shift[t] << L) + st[t]];
+                cross += weight[t] * q * k.x[t];
+                power += weight[t] * q * q;
+            }
+            double fit = power > 0 && cross > 0 ? step * (cross / power) : step;
+            code[j] = nearest(steps, count, fit * fit);
+            step = steps[code[j]];
+            for (int t = 0; t < T; t++) {
+                float q = luts[((size_t)k.shift[t] << L) + st[t]] * (step * row[t]);
+                e[t] = (w[t] - q) * inverse;
+                w[t] = q;
+            }
+        }
+        for (int i = j + 1; i < n; i++) ops.axpy(Wt + (size_t)i * T, e, U[(size_t)j * n + i], T);
+    }
+    release(&k);
+    return 0;
+}
+
+/* the state whose window ends before bit `end` of the stream; 4 bytes lead it, 8 follow it */
+static inline uint32_t window(const uint8_t *bits, int64_t end, int L)
+{
+    int64_t first = end + 32 - L;
+    const uint8_t *p = bits + (first >> 3);
+    uint64_t v = (uint64_t)p[0] << 56 | (uint64_t)p[1] << 48 | (uint64_t)p[2] << 40 |
+                 (uint64_t)p[3] << 32;
+    return (uint32_t)((v << (first & 7)) >> (64 - L));
+}
+
+/* Append the bits that n columns of states [n, T] add, from bit `at` on; bits are zeroed before.
+ * Returns the bit after the last. */
+int64_t sprue_trellis_pack(const uint16_t *states, int n, int T, const int32_t *rate, int64_t at,
+                           uint8_t *bits)
+{
+    int64_t b = at + 32;
+    for (int j = 0; j < n; j++) {
+        if (rate[j] < 0) continue;
+        for (int t = 0; t < T; t++)
+            for (int k = shift_of(t, rate[j]) - 1; k >= 0; k--, b++)
+                bits[b >> 3] |= (uint8_t)(((states[(size_t)j * T + t] >> k) & 1) << (7 - (b & 7)));
+    }
+    return b - 32;
+}
+
+/* Values of the given rows of one column, without steps: value [count]. */
+static void column(const uint8_t *bits, int64_t start, int rate, const int32_t *rows, int count,
+                   const float *luts, int L, float *value)
+{
+    for (int i = 0; i < count; i++) {
+        int t = rows[i], lo = (t * rate) >> EIGHTHS, hi = ((t + 1) * rate) >> EIGHTHS;
+        value[i] = luts[((size_t)(hi - lo) << L) + window(bits, start + hi, L)];
+    }
+}
+
+/* The given rows of a segment: out [n, count], column-major.
+ *   start [n]  first bit of each column; col [n] steps; row [count] steps of the given rows */
+void sprue_trellis_decode(const uint8_t *bits, int n, const int32_t *rows, int count,
+                          const int64_t *start, const float *col, const int32_t *rate,
+                          const float *row, const float *luts, int L, float *out)
+{
+    for (int j = 0; j < n; j++) {
+        float *o = out + (size_t)j * count;
+        if (rate[j] < 0) {
+            memset(o, 0, sizeof(float) * count);
+            continue;
+        }
+        column(bits, start[j], rate[j], rows, count, luts, L, o);
+        for (int i = 0; i < count; i++) o[i] *= col[j] * row[i];
+    }
+}
+
+/* y [batch, count] = x [batch, n] times the transpose of the given rows. Returns 0, or -1 when
+ * memory is short. */
+int sprue_trellis_matmul(const uint8_t *bits, int n, const int32_t *rows, int count,
+                         const int64_t *start, const float *col, const int32_t *rate,
+                         const float *row, const float *luts, int L, const float *x, int batch,
+                         float *y)
+{
+    const ops_t ops = pick();
+    float *value = malloc(sizeof(float) * count);
+    if (!value) return -1;
+    memset(y, 0, sizeof(float) * batch * count);
+    for (int j = 0; j < n; j++) {
+        if (rate[j] < 0) continue;
+        column(bits, start[j], rate[j], rows, count, luts, L, value);
+        for (int b = 0; b < batch; b++)
+            ops.axpy(y + (size_t)b * count, value, -(x[(size_t)b * n + j] * col[j]), count);
+    }
+    for (int b = 0; b < batch; b++)
+        for (int i = 0; i < count; i++) y[(size_t)b * count + i] *= row[i];
+    free(value);
+    return 0;
+}

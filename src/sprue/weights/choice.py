@@ -1,0 +1,89 @@
+"""How one matrix is to be stored: the arguments of the one solver."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+GRIDS = ("trellis", "int", "none", "raw")
+ROTATIONS = ("none", "in", "both", "auto")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One point of the solver: W^ = Q + L R.
+
+    Attributes:
+        grid: what Q is: "trellis" (any rate), "int" (2 to 8 bits with groups), "none" (no Q),
+            "raw" (stored as it is).
+        bits: trellis: bits a weight of everything stored, the low-rank part included.
+            int: bits of a code.
+        group_size: int: weights that share a scale; None: a whole row.
+        symmetric: int: no zero points.
+        feedback: move each column's error into those after it (GPTQ, LDLQ); else round to nearest.
+        rotate: randomized Hadamard rotation of the inputs, of both sides, of none, or of the inputs
+            where a sample says that it pays ("auto", trellis only).
+        rank: rank of L R; None: what it buys decides, 0 included.
+        factor_bits: bits of the codes of L and R, 2 to 8 or 16; None: what they buy decides.
+        refits: how often L is fitted again to what Q left, the best iterate kept.
+        damping: added to the diagonal of H, as a share of its mean.
+        state_bits: trellis: 2^state_bits states; time doubles with each, error falls by 2%.
+    """
+
+    grid: Literal["trellis", "int", "none", "raw"] = "trellis"
+    bits: float = 4.0
+    group_size: int | None = 64
+    symmetric: bool = True
+    feedback: bool = True
+    rotate: Literal["none", "in", "both", "auto"] = "none"
+    rank: int | None = 0
+    factor_bits: int | None = 8
+    refits: int = 1
+    damping: float = 0.01
+    state_bits: int = 12
+
+    def __post_init__(self) -> None:
+        _one_of("grid", self.grid, GRIDS)
+        _one_of("rotate", self.rotate, ROTATIONS)
+        if self.grid == "int" and self.bits not in range(2, 9):
+            raise ValueError(f"an integer grid has 2 to 8 bits, received {self.bits}")
+        if self.grid == "trellis" and not 0 < self.bits <= 16:
+            raise ValueError(f"a trellis takes above 0 and at most 16 bits, received {self.bits}")
+        if self.grid == "trellis" and not 9 <= self.state_bits <= 16:
+            raise ValueError(f"state_bits must lie in 9 .. 16, received {self.state_bits}")
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"group_size must be positive or None, received {self.group_size}")
+        if self.rank is not None and self.rank < 0:
+            raise ValueError(f"rank must not be negative, received {self.rank}")
+        if self.factor_bits is not None and self.factor_bits not in (*range(2, 9), 16):
+            raise ValueError(f"factor_bits must be 2 to 8, or 16, received {self.factor_bits}")
+        if self.damping <= 0:
+            raise ValueError(f"damping must be positive, received {self.damping}")
+        if self.grid != "trellis" and (self.rotate == "auto" or self.rank is None):
+            raise ValueError(f"the grid {self.grid!r} takes a stated rotation and rank")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field; JSON-able."""
+        return asdict(self)
+
+    def with_bits(self, bits: float) -> Choice:
+        """The same at another rate."""
+        return replace(self, bits=bits)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Choice:
+        """The choice with these fields, the others at their defaults.
+
+        Raises:
+            ValueError: a field that does not exist, or a value that does not fit.
+        """
+        known = cls.__dataclass_fields__
+        for name in fields:
+            if name not in known:
+                raise ValueError(f"unknown field {name!r}; known are {', '.join(known)}")
+        return cls(**fields)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, received {value!r}")

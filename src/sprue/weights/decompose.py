@@ -1,0 +1,359 @@
+"""The one solver inside a matrix: W -> Q + L R under a choice.
+
+    min tr(G (W - W^) H (W - W^)^T),   W^ = Q + L R,   stored bits <= budget
+
+with H the second moment of the inputs and G the (diagonal) importance of the outputs. Low rank
+first, then the residual with error feedback, then one refit of L. Every known method is a corner:
+round to nearest (no feedback), GPTQ (no rank), a whitened SVD (no Q), CALDERA (all of it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sprue.weights import factors, lowrank, rates, sweep
+from sprue.weights.choice import Choice
+from sprue.weights.factor import inverse_factor, ridge_of
+from sprue.weights.grids import integer, raw, trellis
+from sprue.weights.packed import Packed, dense
+from sprue.weights.rotate import rotate
+
+RANKS = (4, 8, 16, 32, 64, 128)
+FACTOR_BITS = (4, 8)
+# Share of the water level, over a column's variance, that is added to H. With it the feedback stops
+# chasing directions that matter less than the errors already made there (see `_tempered`).
+_TEMPER = 0.5
+_COLUMN_FIELD, _RATE_FIELD, _ROW_FIELD = 6, 5, 4  # bits of the small integers, before they are known
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One matrix and what decides its error.
+
+    Attributes:
+        W: float32 [out, in].
+        H: float32 [in, in].
+        importance: float64 [out] > 0, mean 1; the diagonal of G.
+        ridge: added to the diagonal of H.
+    """
+
+    W: Tensor
+    H: Tensor
+    importance: NDArray[np.float64]
+    ridge: float
+
+
+def decompose(
+    W: Tensor,
+    H: Tensor,
+    choice: Choice,
+    seed: int = 0,
+    importance: Tensor | None = None,
+    threads: int = 1,
+) -> Packed:
+    """W as it is to be stored.
+
+    Args:
+        W: floating [out, in]; not changed.
+        H: second moment of the inputs, [in, in], any positive multiple.
+        choice: how.
+        seed: of rotations and sketches.
+        importance: what a squared error of each output counts, [out] >= 0; None: all alike.
+        threads: segments of rows coded at the same time; does not change the result.
+
+    Returns:
+        The packed matrix; `error` is tr(D H D^T) / tr(W H W^T).
+
+    Raises:
+        ValueError: wrong shapes, NaN or infinity in W or H, too few bits for what must be stored.
+    """
+    problem = _checked(W, H, importance, choice.damping)
+    meta, tensors = _solve(problem, choice, seed, threads)
+    error = relative_error(problem.W, dense(meta, tensors), problem.H)
+    return Packed((W.shape[0], W.shape[1]), meta, tensors, error)
+
+
+def relative_error(W: Tensor, approximation: Tensor, H: Tensor) -> float:
+    """tr(D H D^T) / tr(W H W^T) with D = W - W^; 0 where both are 0."""
+    D = W - approximation
+    error, norm = _weighted(D, H), _weighted(W, H)
+    return error / norm if norm > 0 else float(error > 0)
+
+
+def _weighted(D: Tensor, H: Tensor) -> float:
+    return float(((D @ H) * D).sum(dtype=torch.float64))
+
+
+def _checked(W: Tensor, H: Tensor, importance: Tensor | None, damping: float) -> Problem:
+    if W.ndim != 2 or 0 in W.shape:
+        raise ValueError(f"expected a matrix [out, in], received {list(W.shape)}")
+    if H.shape != (W.shape[1], W.shape[1]):
+        raise ValueError(f"expected H [{W.shape[1]}, {W.shape[1]}], received {list(H.shape)}")
+    if not torch.isfinite(W).all():
+        raise ValueError("the weights hold NaN or infinity")
+    if not torch.isfinite(H).all():
+        raise ValueError("the second moment of the inputs holds NaN or infinity")
+    H = H.to(torch.float32)
+    return Problem(
+        W.to(torch.float32), H, _importance(len(W), importance), ridge_of(H, damping)
+    )
+
+
+def _importance(count: int, given: Tensor | None) -> NDArray[np.float64]:
+    if given is None:
+        return np.ones(count)
+    if given.shape != (count,):
+        raise ValueError(f"expected {count} importances, received {list(given.shape)}")
+    g = given.detach().cpu().to(torch.float64).numpy()
+    if not np.isfinite(g).all() or g.min() < 0:
+        raise ValueError("importances must be finite and not negative")
+    # rows that hardly counted in the calibration text may count in another
+    return np.maximum(g, 0.02 * g.mean()) / max(g.mean(), _TINY) if g.any() else np.ones(count)
+
+
+def _solve(
+    p: Problem, choice: Choice, seed: int, threads: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if choice.grid == "raw":
+        return raw.pack(p.W.to(torch.float16))
+    if choice.grid == "none":
+        return _factors_alone(p, choice, seed)
+    if choice.grid == "trellis":
+        return _on_trellis(p, choice, seed, threads)
+    return _on_integers(p, choice, seed)
+
+
+def _factors_alone(
+    p: Problem, choice: Choice, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    meta: dict[str, Any] = {"grid": "none", "shape": list(p.W.shape)}
+    U = torch.from_numpy(inverse_factor(p.H, p.ridge).astype(np.float32))
+    L, R = _sketch(p, U, min(choice.rank or 0, *p.W.shape), seed)
+    return _best_refit(p, meta, {}, L, R, choice.factor_bits or 8, choice.refits)
+
+
+def _on_integers(
+    p: Problem, choice: Choice, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    bits = int(choice.bits)
+    rank = min(choice.rank or 0, *p.W.shape)
+    U = inverse_factor(p.H, p.ridge) if rank or choice.feedback else None
+    L, R = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
+    factor_bits = choice.factor_bits or 8
+    if rank and U is not None:
+        L, R = _sketch(p, torch.from_numpy(U.astype(np.float32)), rank, seed)
+    residual = p.W - _stored(L, R, factor_bits)
+    turned, H, turn = _turned(residual, p.H, choice.rotate, seed)
+    if turn and U is not None:
+        U = inverse_factor(H, p.ridge)
+    if choice.feedback and U is not None:
+        codes, scale, zero = sweep.on_integers(
+            turned,
+            torch.from_numpy(U.astype(np.float32)),
+            bits,
+            choice.group_size,
+            choice.symmetric,
+            H.diagonal(),
+        )
+        meta, tensors = integer.pack(
+            codes, scale, zero, bits=bits, group_size=choice.group_size, symmetric=choice.symmetric
+        )
+    else:
+        meta, tensors = integer.round_to_nearest(
+            turned, bits, choice.group_size, choice.symmetric, None
+        )
+    meta = {**meta, **turn}
+    if not rank:
+        return meta, tensors
+    return _best_refit(p, meta, tensors, L, R, factor_bits, choice.refits)
+
+
+def _on_trellis(
+    p: Problem, choice: Choice, seed: int, threads: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    U = inverse_factor(p.H, p.ridge)
+    L, R, factor_bits = _low_rank(p, U, choice, seed)
+    residual = p.W - _stored(L, R, factor_bits)
+    turned, H, turn = _turned(residual, p.H, _rotation(p, residual, choice), seed)
+    if turn:
+        U = inverse_factor(H, p.ridge)
+    q = Problem(turned, H, p.importance if "both" not in str(turn) else np.ones(len(p.W)), p.ridge)
+    budget = choice.bits - factors_bits(p.W.shape, R.shape[0], factor_bits)
+    meta, tensors = _coded(q, U, choice, budget, threads)
+    meta = {**meta, **turn}
+    if not len(R):
+        return meta, tensors
+    return _best_refit(p, meta, tensors, L, R, factor_bits, choice.refits)
+
+
+def factors_bits(shape: torch.Size | tuple[int, int], rank: int, bits: int) -> float:
+    """Bits a weight that factors of this rank take."""
+    out, width = shape
+    return factors.stored_bits((out, width), rank, bits) / (out * width)
+
+
+def side_bits(shape: torch.Size | tuple[int, int]) -> float:
+    """Bits a weight that a trellis takes beside its codes: steps, rates, lead and tail."""
+    out, width = shape
+    fields = width * (_RATE_FIELD + _COLUMN_FIELD * trellis.segments(out)) + out * _ROW_FIELD
+    return (fields + 8 * (trellis.LEAD + trellis.TAIL + 4)) / (out * width)
+
+
+def row_steps(W: Tensor) -> NDArray[np.int32]:
+    """Exponents, in 1/4 octaves, of the root mean square of each row of W once columns are even."""
+    squares = W.to(torch.float64).square()
+    columns = squares.mean(0).clamp(min=float(squares.mean()) * 1e-6 + _TINY**2)
+    rows = (squares / columns).mean(1).sqrt().clamp(min=1e-4)
+    exponent = torch.round(torch.log2(rows) * trellis.ROW_OCTAVE)
+    return exponent.to(torch.int32).numpy()
+
+
+def spread_of(W: Tensor, U: NDArray[np.float64], row: NDArray[np.int32]) -> rates.Spread:
+    """What decides the column rates of W, its rows divided by their steps."""
+    step = torch.from_numpy(np.exp2(row / trellis.ROW_OCTAVE))[:, None]
+    variance = (W.to(torch.float64) / step).square().mean(0).numpy()
+    return rates.spread(np.maximum(variance, variance.mean() * 1e-9 + _TINY**2), U)
+
+
+def _coded(
+    p: Problem, U: NDArray[np.float64], choice: Choice, bits: float, threads: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    row = row_steps(p.W)
+    code_bits = bits - side_bits(p.W.shape)
+    if code_bits <= 0:
+        raise ValueError(
+            f"{bits:.3f} bits a weight do not even hold the steps and rates of a matrix of shape "
+            f"{list(p.W.shape)}, which take {side_bits(p.W.shape):.3f}: give it more"
+        )
+    s = spread_of(p.W, U, row)
+    if choice.feedback:
+        U = _tempered(p, s, code_bits)
+        rate, _ = rates.allocate(rates.spread(s.variance, U), code_bits)
+    else:
+        U = np.eye(len(U))
+        rate, _ = rates.allocate(s, code_bits)
+    coded = sweep.along_trellis(
+        p.W, U, rate, row, p.importance, choice.state_bits, threads
+    )
+    shape = (p.W.shape[0], p.W.shape[1])
+    return trellis.pack(shape, coded.streams, rate, coded.column, row, choice.state_bits)
+
+
+def _tempered(p: Problem, s: rates.Spread, bits: float) -> NDArray[np.float64]:
+    """The feedback factor for a rate: H plus a share of the water level over the variances.
+
+    At high rates the errors that LDLQ makes have the covariance λ H^-1. Where that exceeds the
+    weights' own variance v, the rate-distortion optimum (λ^-1 H + v^-1)^-1 does not follow it: the
+    second term is what is added here.
+    """
+    level = rates.level_for(s, bits)
+    return inverse_factor(p.H, p.ridge + _TEMPER * level / s.variance)
+
+
+def _low_rank(
+    p: Problem, U: NDArray[np.float64], choice: Choice, seed: int
+) -> tuple[Tensor, Tensor, int]:
+    """(L, R, bits of their codes) of the stated rank, or of the rank that pays best."""
+    none = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
+    if choice.rank == 0:
+        return *none, choice.factor_bits or 8
+    U32 = torch.from_numpy(U.astype(np.float32))
+    widths = FACTOR_BITS if choice.factor_bits is None else (choice.factor_bits,)
+    ranks = [r for r in RANKS if 4 * r <= min(p.W.shape)] if choice.rank is None else [choice.rank]
+    ranks = [min(r, *p.W.shape) for r in ranks]
+    if not ranks:
+        return *none, widths[0]
+    L, R = _sketch(p, U32, max(ranks), seed)
+    stated = choice.rank is not None
+    best = np.inf if stated else _predicted(p, U, p.W, choice.bits)
+    found = (*none, widths[0])
+    for rank in ranks:
+        for width in widths:
+            left = choice.bits - factors_bits(p.W.shape, rank, width)
+            part = L[:, :rank], R[:rank]
+            damage = _predicted(p, U, p.W - _stored(*part, width), left)
+            if damage < best or (stated and not len(found[1])):
+                best, found = damage, (*part, width)
+    return found
+
+
+def _predicted(p: Problem, U: NDArray[np.float64], W: Tensor, bits: float) -> float:
+    """Predicted weighted error of coding W at these bits; infinite where they do not suffice."""
+    code_bits = bits - side_bits(W.shape)
+    if code_bits <= 0:
+        return float("inf")
+    row = row_steps(W)
+    s = spread_of(W, U, row)
+    step = np.exp2(2 * row / trellis.ROW_OCTAVE)
+    return rates.damage(s, rates.level_for(s, code_bits)) * float((p.importance * step).mean())
+
+
+def _sketch(p: Problem, U: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    return lowrank.whitened(p.W, U, rank, seed, torch.from_numpy(p.importance))
+
+
+def _stored(L: Tensor, R: Tensor, bits: int) -> Tensor:
+    """L R as it will be read back."""
+    if not len(R):
+        return torch.zeros(len(L), R.shape[1])
+    shape = [len(L), R.shape[1]]
+    return dense(*factors.attach({"grid": "none", "shape": shape}, {}, L, R, bits))
+
+
+def _best_refit(
+    p: Problem,
+    meta: dict[str, Any],
+    tensors: dict[str, Tensor],
+    L: Tensor,
+    R: Tensor,
+    bits: int,
+    refits: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The factors beside what is stored, fitted again to what it left; the best iterate."""
+    best = factors.attach(meta, tensors, L, R, bits)
+    error = _objective(p, dense(*best))
+    left_over = p.W - dense(meta, tensors)
+    for _ in range(refits if len(R) else 0):
+        kept = factors.split(*best)[1]
+        L = lowrank.refit_left(left_over, kept, p.H, p.ridge)
+        trial = factors.attach(meta, tensors, L, R, bits)
+        now = _objective(p, dense(*trial))
+        if now >= error:
+            break
+        best, error = trial, now
+    return best
+
+
+def _objective(p: Problem, approximation: Tensor) -> float:
+    D = (p.W - approximation) * torch.from_numpy(np.sqrt(p.importance))[:, None].to(torch.float32)
+    return _weighted(D, p.H)
+
+
+def _turned(
+    W: Tensor, H: Tensor, how: str, seed: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """(W, H) in rotated coordinates, and what undoes it."""
+    if how == "none":
+        return W, H, {}
+    W, H = rotate(W, seed), rotate(rotate(H, seed).T.contiguous(), seed)
+    H = (H + H.T) / 2
+    if how == "in":
+        return W, H, {"rotate": {"in": seed}}
+    W = rotate(W.T.contiguous(), seed + 1).T.contiguous()
+    return W, H, {"rotate": {"in": seed, "out": seed + 1}}
+
+
+def _rotation(p: Problem, W: Tensor, choice: Choice) -> str:
+    """The rotation of a trellis: the stated one, or the inputs' where a sample says it pays.
+
+    Rotation makes columns normal and alike. The first helps where they are not normal (outliers),
+    the second costs the gain of giving wide columns more bits.
+    """
+    return "none" if choice.rotate == "auto" else choice.rotate

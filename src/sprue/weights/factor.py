@@ -1,0 +1,50 @@
+"""The triangular factor of an inverse second moment: what error feedback goes through."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+from torch import Tensor
+
+F64 = NDArray[np.float64]
+
+_RETRIES = 6
+
+
+def inverse_factor(H: Tensor, ridge: float | F64) -> F64:
+    """U [in, in] float64, upper triangular, with U^T U = (H + diag(ridge))^-1.
+
+    One Cholesky factorization of the reversed matrix and one triangular inverse, in place: with J
+    the reversal and J H J = M M^T, U = J M^-1 J. GPTQ (Frantar et al. 2022, section 4, step 3)
+    inverts H first and factors the inverse, which costs more and loses half of the digits.
+
+    Args:
+        H: second moment, symmetric positive semidefinite, floating [in, in].
+        ridge: added to the diagonal, > 0; a number or one for each input. Ten times more is tried
+            where rounding leaves the sum indefinite.
+
+    Raises:
+        ValueError: H holds NaN or infinity, or stays indefinite.
+    """
+    if not torch.isfinite(H).all():
+        raise ValueError("the second moment of the inputs holds NaN or infinity")
+    for attempt in range(_RETRIES):
+        A = np.array(H.detach().cpu().flip(0, 1).numpy(), dtype=np.float64)
+        A[np.diag_indices_from(A)] += (np.broadcast_to(ridge, len(A)) * 10.0**attempt)[::-1]
+        # LAPACK reads columns first: the transpose of a symmetric matrix is itself, not copied
+        M, failed = lapack.dpotrf(A.T, lower=1, clean=1, overwrite_a=1)
+        if not failed:
+            inverse, _ = lapack.dtrtri(M, lower=1, overwrite_c=1)
+            return np.asarray(inverse[::-1, ::-1])
+    raise ValueError(
+        f"the second moment of the inputs is not positive semidefinite, even with "
+        f"{10.0 ** (_RETRIES - 1):g} times the damping: check the calibration text"
+    )
+
+
+def ridge_of(H: Tensor, damping: float) -> float:
+    """`damping` times the mean of H's diagonal; 1 where H is zero (inputs never seen)."""
+    mean = float(H.diagonal().to(torch.float64).mean())
+    return damping * mean if mean > 0 else 1.0

@@ -1,0 +1,301 @@
+"""The trellis grid: any rate from half a bit, in eighths, near what information theory allows.
+
+Every column of the matrix is one path through a shift-register trellis (`codebook`): row t of a
+column of rate r/8 adds floor((t+1)r/8) - floor(tr/8) bits to one stream, and its value is looked up
+by the last L bits of that stream. The path is found by the Viterbi algorithm (`kernels`), and any
+value can be read alone: its place in the stream is known from its row, column and rate.
+
+    w^[row, j] = value(last L bits) * step[j] * step[row]
+
+Rates differ by column (`rates`), steps by column and by row. Rows are visited in an order that
+scatters neighbors, so that heads that differ are mixed and share the path's freedom evenly; large
+matrices are cut into segments of rows, each its own stream, which can be coded at the same time.
+
+Stored: `codes` uint8 (the stream, between 4 and 8 bytes of zeros), and packed small integers `rate`,
+`column` (of each segment, in 1/8 octaves) and `row` (1/4 octaves).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sprue.weights import bitpack, codebook, kernels
+from sprue.weights.grids import Meta, Tensors
+
+LEAD, TAIL = 4, 8  # bytes around the stream: a window may be read whole at either end
+SEGMENT = 2048
+UNIT = 8  # rates are counted in 1/8 bit
+COLUMN_OCTAVE, ROW_OCTAVE = 8, 4
+_SMALL_BATCH = 8
+_GATHER = 2**22  # weights decoded at a time where there is no kernel
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is stored, unpacked.
+
+    Attributes:
+        bits: uint8, the stream with its lead and tail.
+        rate: int32 [in], eighths of a bit; below 0 the column is all zeros.
+        column: float32 [segments, in] steps.
+        row: float32 [out] steps, in the matrix' order.
+        start: int64 [segments, in], first bit of each column.
+    """
+
+    bits: Tensor
+    rate: Tensor
+    column: Tensor
+    row: Tensor
+    start: Tensor
+
+
+@cache
+def order(count: int) -> NDArray[np.int64]:
+    """The order in which rows are visited: a stride near the golden section of their number."""
+    stride = max(1, round(count * 0.6180339887))
+    while math.gcd(stride, count) != 1:
+        stride += 1
+    visited = np.arange(count, dtype=np.int64) * stride % count
+    visited.flags.writeable = False
+    return visited
+
+
+def bounds(count: int, segments: int) -> list[int]:
+    """Where segments of visited rows begin, and the end; sizes differ by one row at most."""
+    return [count * i // segments for i in range(segments + 1)]
+
+
+def segments(count: int) -> int:
+    """How many segments `count` rows are cut into."""
+    return -(-count // SEGMENT)
+
+
+def pack(
+    shape: tuple[int, int],
+    streams: list[NDArray[np.uint16]],
+    rate: NDArray[np.int32],
+    column: NDArray[np.int32],
+    row: NDArray[np.int32],
+    L: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(meta, tensors) from states [in, rows] of every segment.
+
+    Args:
+        shape: (out, in).
+        streams: states of each segment's rows, in the order visited.
+        rate: int32 [in], eighths of a bit, below 0 for a column of zeros.
+        column: int32 [segments, in], step = 2^(column / 8).
+        row: int32 [out], step = 2^(row / 4), in the matrix' order.
+        L: bits of a state.
+    """
+    used = np.maximum(rate, 0)
+    total = sum(int((s.shape[1] * used.astype(np.int64) >> 3).sum()) for s in streams)
+    bits = np.zeros(LEAD + -(-total // 8) + TAIL, np.uint8)
+    at = 0
+    for states in streams:
+        at = kernels.pack(states, rate, at, bits)
+    coded = rate >= 0
+    least = int(rate[coded].min()) if coded.any() else 0
+    first = int(column[:, coded].min()) if coded.any() else 0
+    small = {
+        "rate": (least, np.where(coded, rate - least + 1, 0)),
+        "column": (first, np.where(coded, column - first, 0)),
+        "row": (int(row.min()), row - row.min()),
+    }
+    tensors, fields = {"codes": torch.from_numpy(bits)}, {}
+    for name, (base, value) in small.items():
+        width = int(value.max()).bit_length()
+        fields[name] = {"base": base, "bits": width}
+        if width:
+            tensors[name] = bitpack.pack(torch.from_numpy(value.astype(np.int64)), width)
+    meta = {"grid": "trellis", "shape": list(shape), "state_bits": L, "fields": fields}
+    return {**meta, "codebook": codebook.VERSION, "segments": len(streams)}, tensors
+
+
+def dense(meta: Meta, tensors: Tensors) -> Tensor:
+    """The matrix, float32 [out, in]."""
+    out, width = meta["shape"]
+    parts = unpack(meta, tensors)
+    W = torch.empty(out, width, device=parts.bits.device)
+    for s, rows in enumerate(_segments(meta)):
+        W[rows.to(W.device)] = _decode(meta, parts, s, torch.arange(len(rows)), rows)
+    return W
+
+
+def matmul(meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
+    """x @ matrix.T for x [..., in]; at most one segment is ever dense."""
+    out, width = meta["shape"]
+    parts = unpack(meta, tensors)
+    flat = x.reshape(-1, width)
+    y = torch.empty(len(flat), out, dtype=x.dtype, device=x.device)
+    fused = _fused(parts, x) and len(flat) <= _SMALL_BATCH
+    for s, rows in enumerate(_segments(meta)):
+        if fused:
+            part = _multiply(meta, parts, s, rows, flat)
+        else:
+            W = _decode(meta, parts, s, torch.arange(len(rows)), rows)
+            part = flat @ W.T.to(x.dtype)
+        y[:, rows.to(y.device)] = part
+    return y.reshape(*x.shape[:-1], out)
+
+
+def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
+    """The rows `ids` (int64, any shape), float32 [*ids.shape, in], decoding only those.
+
+    Raises:
+        IndexError: an id below 0 or beyond the last row.
+    """
+    out, width = meta["shape"]
+    flat = ids.reshape(-1)
+    if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < out:
+        raise IndexError(f"row ids must lie in [0, {out - 1}]")
+    parts = unpack(meta, tensors)
+    unique, back = torch.unique(flat.cpu(), return_inverse=True)
+    place = torch.from_numpy(_places(out))[unique]
+    result = torch.empty(len(unique), width, device=parts.bits.device)
+    edge = bounds(out, meta["segments"])
+    for s in range(meta["segments"]):
+        here = ((place >= edge[s]) & (place < edge[s + 1])).nonzero()[:, 0]
+        if len(here):
+            local = place[here] - edge[s]
+            result[here.to(result.device)] = _decode(meta, parts, s, local, unique[here])
+    return result[back.to(result.device)].reshape(*ids.shape, width)
+
+
+def unpack(meta: Meta, tensors: Tensors) -> Parts:
+    """What is stored, as numbers.
+
+    Raises:
+        ValueError: a codebook that this version does not have.
+    """
+    if meta["codebook"] != codebook.VERSION:
+        raise ValueError(
+            f"the matrix was packed with the codebook {meta['codebook']!r}, this version of sprue "
+            f"has {codebook.VERSION!r}: install the version that sprue.json names"
+        )
+    out, width = meta["shape"]
+    rate = _field(meta, tensors, "rate", width)
+    used = rate > 0
+    rate = torch.where(used, rate + meta["fields"]["rate"]["base"] - 1, -1).to(torch.int32)
+    parts = meta["segments"]
+    column = _field(meta, tensors, "column", parts * width).reshape(parts, width)
+    column = column + meta["fields"]["column"]["base"]
+    row = _field(meta, tensors, "row", out) + meta["fields"]["row"]["base"]
+    edge = bounds(out, parts)
+    sizes = torch.tensor([b - a for a, b in zip(edge, edge[1:], strict=False)], device=rate.device)
+    lengths = (sizes[:, None] * rate.clamp(min=0)[None].to(torch.int64)) >> 3
+    ends = lengths.reshape(-1).cumsum(0).reshape(lengths.shape)
+    return Parts(
+        tensors["codes"],
+        rate,
+        _octaves(column, COLUMN_OCTAVE),
+        _octaves(row, ROW_OCTAVE),
+        ends - lengths,
+    )
+
+
+def _field(meta: Meta, tensors: Tensors, name: str, count: int) -> Tensor:
+    width = meta["fields"][name]["bits"]
+    if not width:
+        return torch.zeros(count, dtype=torch.int64, device=tensors["codes"].device)
+    return bitpack.unpack(tensors[name], width, count).to(torch.int64)
+
+
+def _octaves(exponent: Tensor, unit: int) -> Tensor:
+    """2^(exponent / unit), computed in float64 so that every device rounds to the same float32."""
+    return torch.exp2(exponent.to(torch.float64) / unit).to(torch.float32)
+
+
+@cache
+def _places(count: int) -> NDArray[np.int64]:
+    """When each row is visited."""
+    place = np.empty(count, np.int64)
+    place[order(count)] = np.arange(count)
+    return place
+
+
+def _segments(meta: Meta) -> list[Tensor]:
+    """The rows of each segment, in the order visited."""
+    count = meta["shape"][0]
+    edge = bounds(count, meta["segments"])
+    visited = torch.from_numpy(order(count).copy())
+    return [visited[a:b] for a, b in zip(edge, edge[1:], strict=False)]
+
+
+def _fused(parts: Parts, x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and kernels.library() is not None
+
+
+def _arguments(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> tuple[Any, ...]:
+    """What both decoding kernels take, and what keeps it alive."""
+    luts = codebook.values(meta["state_bits"])
+    picked = local.to(torch.int32).contiguous()
+    row = parts.row[rows].contiguous()
+    start, column = parts.start[s].contiguous(), parts.column[s].contiguous()
+    return (
+        (parts.bits, picked, start, column, parts.rate, row),
+        (
+            parts.bits.data_ptr(),
+            meta["shape"][1],
+            picked.data_ptr(),
+            len(picked),
+            start.data_ptr(),
+            column.data_ptr(),
+            parts.rate.data_ptr(),
+            row.data_ptr(),
+            luts.ctypes.data,
+            meta["state_bits"],
+        ),
+    )
+
+
+def _decode(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> Tensor:
+    """Rows of segment s, float32 [count, in]: `local` places within it, `rows` of the matrix."""
+    lib = kernels.library()
+    if lib is None or parts.bits.device.type != "cpu":
+        return _gather(meta, parts, s, local, rows)
+    _alive, arguments = _arguments(meta, parts, s, local, rows)
+    out = torch.empty(meta["shape"][1], len(local))
+    lib.sprue_trellis_decode(*arguments, ctypes.c_void_p(out.data_ptr()))
+    return out.T
+
+
+def _multiply(meta: Meta, parts: Parts, s: int, rows: Tensor, x: Tensor) -> Tensor:
+    """x [batch, in] times the transpose of segment s, float32 [batch, rows]."""
+    lib = kernels.library()
+    assert lib is not None
+    _alive, arguments = _arguments(meta, parts, s, torch.arange(len(rows)), rows)
+    x, y = x.contiguous(), torch.empty(len(x), len(rows))
+    if lib.sprue_trellis_matmul(*arguments, x.data_ptr(), len(x), y.data_ptr()):
+        raise MemoryError(f"no memory for a product with {len(rows)} rows")
+    return y
+
+
+def _gather(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> Tensor:
+    """`_decode` in torch, on any device."""
+    device, L = parts.bits.device, meta["state_bits"]
+    luts = torch.from_numpy(codebook.values(L).copy()).to(device).reshape(-1)
+    t, step = local.to(device)[:, None], parts.row[rows.to(device)][:, None]
+    out = torch.empty(len(local), meta["shape"][1], device=device)
+    width = max(1, _GATHER // max(len(local), 1))
+    for a in range(0, out.shape[1], width):
+        b = min(a + width, out.shape[1])
+        rate = parts.rate[a:b].to(torch.int64)[None]
+        used = rate.clamp(min=0)
+        low, high = t * used >> 3, (t + 1) * used >> 3
+        first = parts.start[s, a:b] + high + 8 * LEAD - L
+        byte = first >> 3
+        word = sum(parts.bits[byte + i].to(torch.int64) << (8 * (2 - i)) for i in range(3))
+        state = (word >> (24 - L - (first & 7))) & ((1 << L) - 1)
+        value = luts[((high - low) << L) + state] * (parts.column[s, a:b] * step)
+        out[:, a:b] = torch.where(rate < 0, 0.0, value)
+    return out

@@ -1,0 +1,91 @@
+"""The C kernels, through ctypes; numpy does the same where they were not built."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprue.weights import trellis_reference as reference
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The shared library, or None where it was not built."""
+    found = sorted(Path(__file__).parent.glob("_kernels.*"))
+    for path in found:
+        if path.suffix in (".so", ".dll", ".dylib"):
+            return _declared(ctypes.CDLL(str(path)))
+    return None
+
+
+def sweep(
+    Wt: F32, U: F32, rate: I32, steps: F32, row: F32, weight: F32, luts: F32, state: int
+) -> tuple[F32, NDArray[np.uint16], I32, int]:
+    """Error-feedback sweep over the columns of one block, with a trellis along each.
+
+    Args:
+        Wt: float32 [n, T], column-major weights; becomes the quantized values.
+        U: float32 [n, n], upper factor of the inverse second moment.
+        rate: int32 [n] in eighths of a bit, below 0: the column is all zeros.
+        steps: float32 ascending, the steps that a column can have.
+        row: float32 [T], step of each row.
+        weight: float32 [T], importance of an error in each row, over its step.
+        luts: float32 [9, 2^L] from `codebook.values`.
+        state: the last L bits of the stream.
+
+    Returns:
+        (E [n, T]: each column's error over U[j, j]; states uint16 [n, T]; index of each column's
+        step; the new state).
+    """
+    lib = library()
+    if lib is None:
+        return reference.sweep(Wt, U, rate, steps, row, weight, luts, state)
+    n, T = Wt.shape
+    E, states, code = np.empty_like(Wt), np.zeros((n, T), np.uint16), np.zeros(n, np.int32)
+    end = ctypes.c_uint32(state)
+    L = int(luts.shape[1]).bit_length() - 1
+    arrays = (Wt, E, U, rate, steps, code, row, weight, luts, states)
+    w, e, u, r, s, c, ro, we, lu, st = (_address(a) for a in arrays)
+    short = lib.sprue_trellis_sweep(
+        w, e, u, n, T, r, s, len(steps), c, ro, we, lu, L, ctypes.byref(end), st
+    )
+    if short:
+        raise MemoryError("the trellis sweep found no memory for its back pointers")
+    return E, states, code, int(end.value)
+
+
+def pack(states: NDArray[np.uint16], rate: I32, at: int, bits: NDArray[np.uint8]) -> int:
+    """Append columns of states [n, T] to the stream from bit `at`; returns the bit after."""
+    lib = library()
+    if lib is None:
+        return reference.pack(states, rate, at, bits)
+    n, T = states.shape
+    a, b, c = (_address(v) for v in (states, rate, bits))
+    return int(lib.sprue_trellis_pack(a, n, T, b, at, c))
+
+
+def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
+    p, i, big = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    lib.sprue_trellis_sweep.argtypes = [p, p, p, i, i, p, p, i, p, p, p, p, i, p, p]
+    lib.sprue_trellis_sweep.restype = i
+    lib.sprue_trellis_pack.argtypes = [p, i, i, p, big, p]
+    lib.sprue_trellis_pack.restype = big
+    lib.sprue_trellis_decode.argtypes = [p, i, p, i, p, p, p, p, p, i, p]
+    lib.sprue_trellis_decode.restype = None
+    lib.sprue_trellis_matmul.argtypes = [p, i, p, i, p, p, p, p, p, i, p, i, p]
+    lib.sprue_trellis_matmul.restype = i
+    return lib
+
+
+def _address(array: NDArray[Any]) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError("the kernels take contiguous arrays")
+    return array.ctypes.data
