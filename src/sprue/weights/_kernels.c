@@ -14,6 +14,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
 #define DISPATCH 1
+#include <immintrin.h>
 #else
 #define DISPATCH 0
 #endif
@@ -21,26 +22,32 @@
 #define NAME(x) x##_base
 #define VEC 4
 #define TARGET
+#define LOWER(a, b) (((a) & ((a) < (b))) | ((b) & ~((a) < (b))))
 #include "_viterbi.h"
 #undef NAME
 #undef VEC
 #undef TARGET
+#undef LOWER
 
 #if DISPATCH
 #define NAME(x) x##_avx2
 #define VEC 8
 #define TARGET __attribute__((target("avx2")))
+#define LOWER(a, b) (vi_avx2) _mm256_min_epi32((__m256i)(a), (__m256i)(b))
 #include "_viterbi.h"
 #undef NAME
 #undef VEC
 #undef TARGET
+#undef LOWER
 #define NAME(x) x##_avx512
 #define VEC 16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#define LOWER(a, b) (vi_avx512) _mm512_min_epi32((__m512i)(a), (__m512i)(b))
 #include "_viterbi.h"
 #undef NAME
 #undef VEC
 #undef TARGET
+#undef LOWER
 #endif
 
 typedef struct {

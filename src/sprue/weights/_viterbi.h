@@ -1,5 +1,6 @@
 /* One instruction set's Viterbi step; included once for each by _kernels.c, which defines
- * VEC (lanes), NAME(x) (suffix) and TARGET (function attribute).
+ * VEC (lanes), NAME(x) (suffix), TARGET (function attribute) and LOWER (lane-wise minimum of
+ * integers; costs are not negative, and floats that are not order like their bits).
  *
  * A state is the last L bits of the stream. A step that shifts k bits leads from state s to
  * (s << k | b) mod 2^L, so the predecessors of a state differ in their top k bits only, and the
@@ -31,8 +32,7 @@ TARGET static inline NAME(vi) NAME(lanes)(int k, int j)
                 NAME(vf) d = x - *(const NAME(vf) *)(lut + s + VEC * j);                           \
                 NAME(vf) v = __builtin_shuffle(b, NAME(lanes)((KA), j)) + w * (d * d);             \
                 NAME(vi) u = ((NAME(vi))v & clear) | top;                                          \
-                NAME(vi) lt = (NAME(vf))u < (NAME(vf))acc[j];                                      \
-                acc[j] = (u & lt) | (acc[j] & ~lt);                                                \
+                acc[j] = LOWER(u, acc[j]);                                                         \
             }                                                                                      \
         }                                                                                          \
         for (int j = 0; j < 1 << (KA); j++) *(NAME(vi) *)(next + m + VEC * j) = acc[j];            \
@@ -60,8 +60,7 @@ TARGET static void NAME(step)(const float *best, float *next, const float *lut, 
                 NAME(vf) d = x - *(const NAME(vf) *)(lut + s);
                 NAME(vf) v = best[s >> ka] + w * (d * d);
                 NAME(vi) u = ((NAME(vi))v & clear) | top;
-                NAME(vi) lt = (NAME(vf))u < (NAME(vf))acc;
-                acc = (u & lt) | (acc & ~lt);
+                acc = LOWER(u, acc);
             }
             *(NAME(vi) *)(next + m) = acc;
         }

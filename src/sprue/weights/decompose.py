@@ -29,7 +29,7 @@ FACTOR_BITS = (4, 8)
 # Share of the water level, over a column's variance, that is added to H. With it the feedback stops
 # chasing directions that matter less than the errors already made there (see `_tempered`).
 _TEMPER = 0.5
-_COLUMN_FIELD, _RATE_FIELD, _ROW_FIELD = 6, 5, 4  # bits of the small integers, before they are known
+_COLUMN_FIELD, _RATE_FIELD, _ROW_FIELD = 6, 6, 4  # bits of small integers not known yet
 _TINY = 1e-12
 
 
@@ -208,17 +208,17 @@ def side_bits(shape: torch.Size | tuple[int, int]) -> float:
 
 def row_steps(W: Tensor) -> NDArray[np.int32]:
     """Exponents, in 1/4 octaves, of the root mean square of each row of W once columns are even."""
-    squares = W.to(torch.float64).square()
-    columns = squares.mean(0).clamp(min=float(squares.mean()) * 1e-6 + _TINY**2)
-    rows = (squares / columns).mean(1).sqrt().clamp(min=1e-4)
+    squares = W.square()
+    columns = squares.mean(0).clamp(min=float(squares.mean()) * 1e-6 + _TINY)
+    rows = (squares @ (1 / columns) / W.shape[1]).sqrt().clamp(min=1e-4)
     exponent = torch.round(torch.log2(rows) * trellis.ROW_OCTAVE)
     return exponent.to(torch.int32).numpy()
 
 
 def spread_of(W: Tensor, U: NDArray[np.float64], row: NDArray[np.int32]) -> rates.Spread:
     """What decides the column rates of W, its rows divided by their steps."""
-    step = torch.from_numpy(np.exp2(row / trellis.ROW_OCTAVE))[:, None]
-    variance = (W.to(torch.float64) / step).square().mean(0).numpy()
+    weight = torch.from_numpy(np.exp2(-2 * row / trellis.ROW_OCTAVE)).to(torch.float32)
+    variance = (weight @ W.square() / len(W)).to(torch.float64).numpy()
     return rates.spread(np.maximum(variance, variance.mean() * 1e-9 + _TINY**2), U)
 
 
@@ -271,17 +271,27 @@ def _low_rank(
     if not ranks:
         return *none, widths[0]
     L, R = _sketch(p, U32, max(ranks), seed)
-    stated = choice.rank is not None
-    best = np.inf if stated else _predicted(p, U, p.W, choice.bits)
-    found = (*none, widths[0])
-    for rank in ranks:
-        for width in widths:
-            left = choice.bits - factors_bits(p.W.shape, rank, width)
-            part = L[:, :rank], R[:rank]
-            damage = _predicted(p, U, p.W - _stored(*part, width), left)
-            if damage < best or (stated and not len(found[1])):
-                best, found = damage, (*part, width)
+    if choice.rank is not None:
+        return L, R, widths[0]
+    best, found = _predicted(p, U, p.W, choice.bits), (*none, widths[0])
+    for rank in ranks:  # what a rank buys rises, then falls
+        damage, part = _with_factors(p, U, choice, L[:, :rank], R[:rank], widths[0])
+        if damage >= best:
+            break
+        best, found = damage, part
+    for width in widths[1:]:
+        damage, part = _with_factors(p, U, choice, found[0], found[1], width)
+        if damage < best:
+            best, found = damage, part
     return found
+
+
+def _with_factors(
+    p: Problem, U: NDArray[np.float64], choice: Choice, L: Tensor, R: Tensor, width: int
+) -> tuple[float, tuple[Tensor, Tensor, int]]:
+    """Predicted weighted error of these factors beside what they leave bits for."""
+    left = choice.bits - factors_bits(p.W.shape, len(R), width)
+    return _predicted(p, U, p.W - _stored(L, R, width), left), (L, R, width)
 
 
 def _predicted(p: Problem, U: NDArray[np.float64], W: Tensor, bits: float) -> float:
