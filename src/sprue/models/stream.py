@@ -107,17 +107,30 @@ class Stream:
 
         Only the rows of the embedding that the ids name are read.
         """
-        order, local = torch.unique(self.ids, return_inverse=True)
-        table = skeleton.embedding(self._model)
-        self._assign(table, "weight", self._rows(order))
         hidden = self.allocate()
-        for part in self._parts(hidden):
-            self._inner(input_ids=local[part].to(self.device))
-            hidden[part] = cast(Tensor, self._stands[0].seen).to("cpu")
-            self._settle(hidden)
-        self._drop(table)
-        self._stands[0].seen = None
+        for part, _, entering in self.lookups():
+            hidden[part] = entering
+            self.settle(hidden)
         return hidden
+
+    def lookups(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Batch by batch: the windows, the embedding's row of each token, what block 0 receives.
+
+        The rows are [tokens, width], one for each token even if tokens share an id; what block 0
+        receives, [b, context, hidden], is differentiable in them.
+        """
+        order, local = torch.unique(self.ids, return_inverse=True)
+        table, rows = skeleton.embedding(self._model), self._rows(order)
+        try:
+            for part in self.parts(self.ids):
+                self._assign(table, "weight", rows[local[part].flatten()])
+                places = torch.arange(local[part].numel(), device=self.device)
+                row_of_token = table.weight.requires_grad_()
+                self._inner(input_ids=places.view_as(local[part]))
+                yield part, row_of_token, cast(Tensor, self._stands[0].seen).to("cpu")
+        finally:
+            self._drop(table)
+            self._forget()
 
     @torch.no_grad()
     def load(self, i: int) -> nn.Module:
@@ -154,37 +167,53 @@ class Stream:
         """
         out = self.allocate(len(hidden)) if out is None else out
         with _Tapped(block, taps or {}):
-            for part in self._parts(hidden):
-                out[part] = self._step(block, i, hidden[part])
-                self._settle(hidden)
-                self._settle(out)
+            for part in self.parts(hidden):
+                out[part] = self.step(block, i, hidden[part])
+                self.settle(hidden)
+                self.settle(out)
         return out
 
     @torch.no_grad()
     def observe(self, block: nn.Module, i: int, hidden: Tensor, taps: Taps) -> None:
         """As `run`, for the taps alone: no output, and a batch ends once all taps were served."""
         with _Tapped(block, taps, stop=True):
-            for part in self._parts(hidden):
+            for part in self.parts(hidden):
                 with suppress(_EnoughError):
-                    self._step(block, i, hidden[part])
-                self._settle(hidden)
+                    self.step(block, i, hidden[part])
+                self.settle(hidden)
 
-    @torch.no_grad()
+    def step(self, block: nn.Module, i: int, hidden: Tensor) -> Tensor:
+        """Block `i` over one batch [b, context, hidden]: differentiable in `hidden`."""
+        args, kwargs = self._calls[i]
+        result = block(hidden.to(self.device), *args, **kwargs)
+        return cast(Tensor, result[0] if isinstance(result, tuple) else result).to("cpu")
+
+    def parts(self, hidden: Tensor) -> Iterator[slice]:
+        """The batches of `hidden`, in order."""
+        if hidden.shape[1] != self.ids.shape[1]:
+            raise ValueError(f"expected windows of {self.ids.shape[1]}, got {hidden.shape[1]}")
+        for first in range(0, len(hidden), self.batch):
+            yield slice(first, min(first + self.batch, len(hidden)))
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """[b, context, vocab] float32 from the last block's output [b, context, hidden].
+        """[b, n, vocab] float32 from the last block's output [b, n, hidden], n <= context.
 
         The final norm, the head and any scaling or capping are the model's own. The head is read
-        at the first call and stays until `release()`.
+        at the first call and stays until `release()`. Differentiable in `hidden`.
         """
         self._hold_head()
         width = skeleton.embedding(self._model).embedding_dim
         nothing = torch.zeros(*hidden.shape[:2], width, device=self.device)
-        last = self._stands[-1]
-        last.feed = hidden.to(self.device)
+        self._stands[-1].feed = hidden.to(self.device)
         try:
             return cast(Tensor, self._model(inputs_embeds=nothing, use_cache=False).logits)
         finally:
-            last.feed = last.seen = self._stands[0].seen = None
+            self._forget()
+
+    @property
+    def head(self) -> nn.Module:
+        """The output layer; its matrix is there from a call of `logits` to `release()`."""
+        return skeleton.head(self._model)
 
     def release(self) -> None:
         """Give the head's memory back; the next `logits` reads it again."""
@@ -206,9 +235,15 @@ class Stream:
         self._maps[tensor.data_ptr()] = mapped
         return tensor
 
+    def settle(self, hidden: Tensor) -> None:
+        """Give back the pages of a file that were touched: they are not working memory."""
+        mapped = self._maps.get(hidden.data_ptr())
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def _build(self) -> None:
         self._model = skeleton.skeleton(self.source.config)
-        # no window is padded, and ids are renumbered in `embed`: the pad id means nothing here
+        # no window is padded, and ids are renumbered in `lookups`: the pad id means nothing here
         self._model.config.pad_token_id = None
         skeleton.embedding(self._model).padding_idx = None
         blocks = cast(nn.ModuleList, self._model.get_submodule(self.source.family.blocks))
@@ -235,16 +270,9 @@ class Stream:
         """The model up to its final norm, with stand-ins for blocks."""
         self._model.base_model(**inputs, use_cache=False)
 
-    def _step(self, block: nn.Module, i: int, hidden: Tensor) -> Tensor:
-        args, kwargs = self._calls[i]
-        result = block(hidden.to(self.device), *args, **kwargs)
-        return cast(Tensor, result[0] if isinstance(result, tuple) else result).to("cpu")
-
-    def _parts(self, hidden: Tensor) -> Iterator[slice]:
-        if hidden.shape[1] != self.ids.shape[1]:
-            raise ValueError(f"expected windows of {self.ids.shape[1]}, got {hidden.shape[1]}")
-        for first in range(0, len(hidden), self.batch):
-            yield slice(first, min(first + self.batch, len(hidden)))
+    def _forget(self) -> None:
+        for stand in self._stands:
+            stand.seen = stand.feed = None
 
     def _tensor(self, name: str) -> Tensor:
         return self._replaced[name] if name in self._replaced else self.source.tensor(name)
@@ -296,12 +324,6 @@ class Stream:
     def _drop(self, module: nn.Module) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
-
-    def _settle(self, hidden: Tensor) -> None:
-        """Pages of a file that were touched go back to the system: they are not working memory."""
-        mapped = self._maps.get(hidden.data_ptr())
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class _Tapped:
