@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sprue.models.families import FAMILIES, find
 from sprue.models.family import Family, Group
-from sprue.models.linears import get_weight, set_weight
+from sprue.models.linears import get_weight, lent, set_weight
 from sprue.models.source import Source, open
 from sprue.models.stream import Stream
 from sprue.models.write import Writer
@@ -21,6 +21,7 @@ __all__ = [
     "Writer",
     "find",
     "get_weight",
+    "lent",
     "open",
     "set_weight",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,3 +37,40 @@ def set_weight(block: nn.Module, local: str, W: Tensor) -> None:
         raise ValueError(f"{local}: expected a matrix {list(shape)}, received {list(W.shape)}")
     with torch.no_grad():
         weight.copy_(W.t() if transposed else W)
+
+
+@contextmanager
+def lent(
+    block: nn.Module, names: Iterable[str], matrix: Callable[[str], Tensor]
+) -> Iterator[None]:
+    """For the time of a `with`, the linears `names` run with other matrices.
+
+    Each is asked for when its linear runs and dropped afterwards, so that a block can be run as it
+    was and as it is without a second block in memory.
+
+    Args:
+        block: the live block.
+        names: local names of linears.
+        matrix: local name -> [out, in] float32.
+    """
+    hooks = []
+    for name in names:
+        parameter, transposed = _matrix(block, name)
+        kept = parameter.data
+
+        def take(
+            module: nn.Module, _: Any, name: str = name, transposed: bool = transposed
+        ) -> None:
+            W = matrix(name).to(cast(Tensor, module.weight).device)
+            cast(nn.Parameter, module.weight).data = W.t() if transposed else W
+
+        def give_back(module: nn.Module, _: Any, __: Any, kept: Tensor = kept) -> None:
+            cast(nn.Parameter, module.weight).data = kept
+
+        module = block.get_submodule(name)
+        hooks += [module.register_forward_pre_hook(take), module.register_forward_hook(give_back)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

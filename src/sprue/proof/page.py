@@ -38,6 +38,7 @@ def render(report: Report) -> str:
         method=_method(report),
         measured=_measured(report),
         machine=_machine(report),
+        told=report.artifact is not None,
         made=_made(artifact),
         fallbacks=[_words(fallback) for fallback in artifact.get("fallbacks", [])],
         recipe=_yaml(artifact.get("recipe")),

@@ -102,11 +102,16 @@ def _checked(W: Tensor, H: Tensor, importance: Tensor | None, damping: float) ->
         raise ValueError("the second moment of the inputs holds NaN or infinity")
     H = H.to(torch.float32)
     return Problem(
-        W.to(torch.float32), H, _importance(len(W), importance), ridge_of(H, damping)
+        W.to(torch.float32), H, normalized(len(W), importance), ridge_of(H, damping)
     )
 
 
-def _importance(count: int, given: Tensor | None) -> NDArray[np.float64]:
+def normalized(count: int, given: Tensor | None) -> NDArray[np.float64]:
+    """Importances [count] with mean 1 and none near 0; None: all 1.
+
+    Raises:
+        ValueError: wrong length, negative, NaN or infinite.
+    """
     if given is None:
         return np.ones(count)
     if given.shape != (count,):

@@ -1,0 +1,44 @@
+"""Sizes as users state them."""
+
+from __future__ import annotations
+
+import re
+from math import floor
+
+from sprue.errors import BudgetError, InputError
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_FORM = re.compile(r"\s*([0-9][0-9_,]*\.?[0-9]*|\.[0-9]+)\s*(%|[a-z]*)\s*", re.IGNORECASE)
+
+
+def parse_size(text: str, original: int) -> int:
+    """Bytes that "30%" (of `original` bytes), "1964544", "2MB" or "1.5GiB" mean, rounded down.
+
+    Raises:
+        InputError: another form, or an unknown unit.
+        BudgetError: nothing, or more than the original.
+    """
+    match = _FORM.fullmatch(text)
+    unit = match.group(2).lower() if match else ""
+    if match is None or (unit != "%" and unit not in _UNITS):
+        raise InputError(
+            f"the size {text!r} is not understood: give a share of the original (30%), bytes "
+            "(1964544), or a number with kB, MB, GB, KiB, MiB or GiB"
+        )
+    number = float(match.group(1).replace(",", "").replace("_", ""))
+    size = floor(number * original / 100 if unit == "%" else number * _UNITS[unit])
+    if not 0 < size <= original:
+        raise BudgetError(
+            f"the size {text} is {size:,} bytes; it must be above 0 and at most the original's "
+            f"{original:,} bytes"
+        )
+    return size

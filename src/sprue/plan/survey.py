@@ -1,0 +1,115 @@
+"""What each matrix means to the model, measured before anything is cut.
+
+One pass forward and back over a few windows of the original gives, for every matrix, the second
+moment of its inputs and the Fisher information of its outputs. From both follows the damage that
+coding it at any rate will do, in nats per token, and so how a budget is best shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sprue.models import Stream
+from sprue.models.fisher import Fisher, fisher
+from sprue.plan.moments import Moment
+from sprue.weights.outlook import Outlook, outlook
+
+DAMPING = 0.001
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was measured.
+
+    Attributes:
+        outlooks: module name -> predicted damage by rate, for block linears, embedding and head.
+        importance: module name -> float64 [out], what a squared error of each output row costs.
+        moments: second moments that no block gives: of what multiplies the embedding and the head.
+    """
+
+    outlooks: Mapping[str, Outlook]
+    importance: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+
+    def damage(self, name: str, bits: float) -> float:
+        """Predicted KL of the original from the result, nats per token, for this matrix alone."""
+        return 0.5 * self.outlooks[name].damage(bits)
+
+
+def survey(
+    stream: Stream, *, seed: int, progress: Callable[[int], None] | None = None
+) -> Survey:
+    """Measure the model of `stream` on its windows.
+
+    Args:
+        stream: the original, on a few windows.
+        seed: of the labels that the Fisher information draws.
+        progress: called with the number of blocks done so far, up to three times their number.
+    """
+    report = progress or (lambda done: None)
+    found = fisher(stream, seed=seed, progress=report)
+    outlooks: dict[str, Outlook] = {}
+    source, hidden = stream.source, stream.embed()
+    for i in range(stream.blocks):
+        prefix = source.family.block(i)
+        block = stream.load(i)
+        moments = {group.linears[0]: Moment() for group in source.family.groups(source.config)}
+        stream.run(block, i, hidden, moments, out=hidden)
+        del block
+        for group in source.family.groups(source.config):
+            H = moments.pop(group.linears[0]).mean()
+            for local in group.linears:
+                name = f"{prefix}.{local}"
+                W = source.weight(name)
+                outlooks[name] = outlook(W, H, found.rows[name], DAMPING)
+        report(2 * stream.blocks + i + 1)
+    importance, moments_of = _outer(stream, hidden, found)
+    for name, H in moments_of.items():
+        outlooks[name] = outlook(source.weight(name), H, importance[name], DAMPING)
+    return Survey(outlooks, {**found.rows, **importance}, moments_of)
+
+
+def _outer(
+    stream: Stream, hidden: Tensor, found: Fisher
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Importances and second moments of the embedding and, where it is its own, the head.
+
+    A row of the embedding is added to the residual stream where its token occurs: all its columns
+    count alike. A row of the head multiplies the last hidden state. A tied matrix does both: the
+    sum of both costs, with one second moment for all rows.
+    """
+    family = stream.source.family
+    H = _head_moment(stream, hidden)
+    width = len(H)
+    use, answer = found.embedding, found.rows[family.head]
+    even = torch.eye(stream.source.shape(f"{family.embedding}.weight")[1])
+    if not stream.source.tied:
+        return (
+            {family.embedding: use, family.head: answer},
+            {family.embedding: even, family.head: H},
+        )
+    spread = float(H.diagonal().mean())
+    both = answer[: len(use)] * spread + use
+    mixed = H * float(answer.mean()) + torch.eye(width) * float(use.mean())
+    return {family.embedding: both}, {family.embedding: mixed / mixed.diagonal().mean()}
+
+
+@torch.no_grad()
+def _head_moment(stream: Stream, hidden: Tensor) -> Tensor:
+    """Second moment of what the head multiplies, float32 [hidden, hidden]."""
+    moment = Moment()
+    hook = stream.head.register_forward_pre_hook(
+        lambda _, inputs: moment(inputs[0].reshape(-1, inputs[0].shape[-1]))
+    )
+    try:
+        for part in stream.parts(hidden):
+            for window in hidden[part]:
+                stream.logits(window[None])
+    finally:
+        hook.remove()
+        stream.release()
+    return moment.mean()

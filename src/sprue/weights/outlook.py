@@ -1,0 +1,45 @@
+"""What a matrix will suffer at each rate, said before it is coded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprue.weights import decompose, rates
+from sprue.weights.factor import inverse_factor, ridge_of
+from sprue.weights.grids import trellis
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The predicted weighted error of one matrix on the trellis, by rate.
+
+    Attributes:
+        shape: (out, in).
+        spread: what decides the column rates.
+        scale: what one unit of error, summed over columns, costs (the unit of the importances).
+    """
+
+    shape: tuple[int, int]
+    spread: rates.Spread
+    scale: float
+
+    def damage(self, bits: float) -> float:
+        """sum_r G_r (D H D^T)_rr at `bits` a weight, everything stored counted."""
+        code = bits - decompose.side_bits(self.shape)
+        if code <= 0:
+            return float("inf")
+        return self.scale * rates.damage(self.spread, rates.level_for(self.spread, code))
+
+
+def outlook(W: Tensor, H: Tensor, importance: Tensor, damping: float) -> Outlook:
+    """The outlook of W [out, in] under H [in, in] and importances G [out] >= 0, not normalized."""
+    U = inverse_factor(H, ridge_of(H, damping))
+    W = W.to(torch.float32)
+    row = decompose.row_steps(W)
+    share = decompose.normalized(len(W), importance) * np.exp2(2 * row / trellis.ROW_OCTAVE)
+    scale = float(importance.to(torch.float64).mean()) * float(share.sum())
+    return Outlook((len(W), W.shape[1]), decompose.spread_of(W, U, row), scale)
