@@ -221,10 +221,7 @@ def _time(pair: _Pair, models: tuple[Any, Any], windows: Tensor) -> speed.Speed:
 
 def _costs(pair: _Pair, timed: speed.Speed, nbytes: tuple[int, int], context: int) -> Costs:
     threads = torch.get_num_threads()
-    a, b = (
-        memory.measure(folder, context=context, device=pair.device, threads=threads)
-        for folder in pair.both
-    )
+    a, b = memory.measure(pair.both, context=context, device=pair.device, threads=threads)
     used = (
         _energy(timed.original, nbytes[0], pair.device),
         _energy(timed.result, nbytes[1], pair.device),

@@ -24,7 +24,7 @@ _ESTIMATES = (
 
 
 def of(report: Report, full: bool = False) -> dict[str, Any]:
-    """The figures, by the names that docs/artifact.md and the command line use.
+    """The figures; nothing but what JSON has.
 
     Args:
         report: to be told.

@@ -10,6 +10,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,30 +37,45 @@ class Memory:
 
 
 def measure(
-    folder: str | Path, *, context: int, device: str = "cpu", threads: int | None = None
-) -> Memory:
-    """Load the model of `folder` in a process of its own, in its stored dtype, and run one window.
+    folders: Sequence[Path], *, context: int, device: str = "cpu", threads: int | None = None
+) -> list[Memory]:
+    """Load each model, in its stored dtype, in a process of its own, and run one window.
+
+    The processes run side by side: most of their time goes into importing libraries.
 
     Args:
-        folder: an artifact, or an ordinary model folder.
+        folders: artifacts, or ordinary model folders.
         context: tokens of the window.
         device: where it runs.
         threads: of torch; None leaves it to the environment.
 
     Raises:
-        InputError: the process could not do it.
+        InputError: a process could not do it.
     """
-    arguments = [str(folder), str(context), device, str(threads or 0)]
-    done = subprocess.run(
-        [sys.executable, "-m", "sprue.proof.memory", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    options = [str(context), device, str(threads or 0)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sprue.proof.memory", str(folder), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for folder in folders
+    ]
+    try:
+        return [_answer(p, folder) for p, folder in zip(processes, folders, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _answer(process: subprocess.Popen[str], folder: Path) -> Memory:
+    output, errors = process.communicate()
+    if process.returncode != 0:
+        reason = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise InputError(f"the memory of {folder} could not be measured: {reason}")
-    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+    return Memory(**json.loads(output.splitlines()[-1]))
 
 
 def peak_bytes() -> int:
