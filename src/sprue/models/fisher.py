@@ -32,7 +32,8 @@ class Fisher:
 
     Attributes:
         rows: module name of every block linear, then of the head -> [out], the mean over tokens of
-            the squared gradient at that output.
+            the squared gradient at that output; for the head its expectation over labels, since
+            most words of a vocabulary are never drawn.
         embedding: [vocab], for each row of the embedding's matrix the squared gradient at that row
             (the model's scaling of embeddings included), mean over its width, sum over the tokens
             with that id, divided by the number of all tokens: 0 for ids that do not occur.
@@ -65,19 +66,22 @@ def fisher(stream: Stream, *, seed: int, progress: Callable[[int], None] | None 
     family, tokens = stream.source.family, stream.ids.numel()
     linears = family.linears(stream.source.config)
     names = [f"{family.block(i)}.{local}" for i in range(stream.blocks) for local in linears]
-    sums = {name: _Squares() for name in [*names, family.head]}
+    sums = {name: _Squares() for name in names}
+    head = _Expected()
     report = progress or (lambda done: None)
 
     inputs = _inputs(stream, report)
     gradient = inputs.pop()
     generator = torch.Generator().manual_seed(seed)
-    _back_from_labels(stream, gradient, sums[family.head], generator)
+    _back_from_labels(stream, gradient, head, generator)
     for i in reversed(range(stream.blocks)):
         taps = {local: sums[f"{family.block(i)}.{local}"] for local in linears}
         _back_through(stream, i, inputs.pop(), gradient, taps)
         report(2 * stream.blocks - i)
     return Fisher(
-        rows={name: squares.total / tokens for name, squares in sums.items()},
+        rows={
+            name: squares.total / tokens for name, squares in [*sums.items(), (family.head, head)]
+        },
         embedding=_back_to_rows(stream, gradient) / tokens,
         tokens=tokens,
     )
@@ -112,6 +116,27 @@ class _Squares:
         self.total = self.total + tokens.square().sum(0, dtype=torch.float64).to("cpu")
 
 
+class _Expected(_Squares):
+    """The expectation over labels of the same, at the output of the head.
+
+    With s = d logit / d output (1, or the slope of a soft cap) the gradient for label y is
+    s (p - e_y) and the expectation of its square s^2 p (1 - p).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._share = torch.zeros(())
+
+    def drawn(self, logits: Tensor, labels: Tensor) -> None:
+        """The logits [tokens, vocab] and labels [tokens] whose gradient comes next."""
+        p = logits.softmax(-1)
+        offset = p.scatter_add(-1, labels[:, None], p.new_full(labels[:, None].shape, -1.0))
+        self._share = (p * (1 - p)).sqrt_().div_(offset).nan_to_num_(0.0, 0.0, 0.0)
+
+    def __call__(self, gradient: Tensor) -> None:
+        super().__call__(gradient.reshape(self._share.shape) * self._share)
+
+
 def _inputs(stream: Stream, report: Callable[[int], None]) -> list[Tensor]:
     """The input of every block, then the output of the last."""
     inputs = [stream.embed()]
@@ -122,20 +147,24 @@ def _inputs(stream: Stream, report: Callable[[int], None]) -> list[Tensor]:
 
 
 def _back_from_labels(
-    stream: Stream, hidden: Tensor, tap: _Squares, generator: torch.Generator
+    stream: Stream, hidden: Tensor, tap: _Expected, generator: torch.Generator
 ) -> None:
     """`hidden`, the last block's output, becomes the gradient of the labels' nll there."""
     with _watch(stream.head, tap):
         for chunk in _chunks(hidden, stream.batch, int(stream.source.config.vocab_size)):
-            hidden[chunk] = _gradient_of_labels(stream, hidden[chunk], generator)
+            hidden[chunk] = _gradient_of_labels(stream, hidden[chunk], tap, generator)
             stream.settle(hidden)
     stream.release()
 
 
-def _gradient_of_labels(stream: Stream, hidden: Tensor, generator: torch.Generator) -> Tensor:
+def _gradient_of_labels(
+    stream: Stream, hidden: Tensor, tap: _Expected, generator: torch.Generator
+) -> Tensor:
     hidden = hidden.detach().requires_grad_()
     logits = stream.logits(hidden).flatten(0, 1)
-    nll = nn.functional.cross_entropy(logits, sample(logits.detach(), generator), reduction="sum")
+    labels = sample(logits.detach(), generator)
+    tap.drawn(logits.detach(), labels)
+    nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
     return torch.autograd.grad(nll, hidden)[0]
 
 
