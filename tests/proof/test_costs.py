@@ -49,13 +49,13 @@ class Timed:
         self.clock.now += seconds
         self.clock.cpu += 2 * seconds  # two threads
         seen = (past_key_values or 0) + ids.shape[1]
-        return SimpleNamespace(logits=torch.eye(5)[None, : ids.shape[1]], past_key_values=seen)
+        return SimpleNamespace(logits=torch.ones(1, ids.shape[1], 5), past_key_values=seen)
 
 
 def test_both_models_are_timed_in_turns_and_compared_round_by_round(clock: Clock) -> None:
     # The machine is three times as slow in every other round, for both models: the ratio is not.
-    fast = Timed(clock, [0.3, 0.1, 0.1, 0.1, 0.9, 0.3, 0.3, 0.3])
-    slow = Timed(clock, [0.6, 0.2, 0.2, 0.2, 1.8, 0.6, 0.6, 0.6])
+    fast = Timed(clock, [0.03, 0.01, 0.01, 0.01, 0.09, 0.03, 0.03, 0.03])
+    slow = Timed(clock, [0.06, 0.02, 0.02, 0.02, 0.18, 0.06, 0.06, 0.06])
     told: list[int] = []
     prompt = torch.zeros(1, 5, dtype=torch.long)
     found = speed.measure(fast, slow, prompt, 3, rounds=8, advance=told.append)
@@ -64,12 +64,26 @@ def test_both_models_are_timed_in_turns_and_compared_round_by_round(clock: Clock
         assert (ratio.low, ratio.value, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
         assert ratio.confidence > 0.95
     assert found.cpu_ratio.value == pytest.approx(2)
-    assert found.original.tokens_per_second == pytest.approx(1 / 0.2)
-    assert found.original.prefill_tokens_per_second == pytest.approx(5 / 0.6)
-    assert found.original.cpu_seconds == pytest.approx(2 * 0.2)
+    assert found.original.tokens_per_second == pytest.approx(1 / 0.02)
+    assert found.original.prefill_tokens_per_second == pytest.approx(5 / 0.06)
+    assert found.original.cpu_seconds == pytest.approx(2 * 0.02)
     assert found.original.joules is None
     prompt_then_one_by_one = [(5, None), (1, 5), (1, 6), (1, 7)]
     assert fast.calls == prompt_then_one_by_one * 9
+
+
+@pytest.mark.parametrize(
+    ("each", "read", "written"),
+    [(0.001, 128, 32), (0.1, 128, 7), (3.0, 30, 4), (1000.0, 16, 4)],
+)
+def test_slow_models_read_and_write_less(
+    clock: Clock, each: float, read: int, written: int
+) -> None:
+    model = Timed(clock, [each])
+    prompt = torch.zeros(1, 128, dtype=torch.long)
+    found = speed.measure(model, model, prompt, 32, rounds=7, seconds=20)
+    assert (found.prompt_tokens, found.new_tokens) == (read, written)
+    assert {ids for ids, _ in model.calls} == {128, read, 1}
 
 
 def test_a_counter_is_read_around_the_writing_only(clock: Clock) -> None:

@@ -205,10 +205,8 @@ def _energy_method(report: Report) -> str:
 
 
 def _measured(report: Report) -> list[tuple[str, str]]:
-    counts = [len(sample.original) for sample in report.samples]
     files = [
-        (path, f"{count} windows of {report.context} tokens")
-        for path, count in zip(report.paths, counts, strict=True)
+        (s.name, f"{len(s.original)} windows of {report.context} tokens") for s in report.samples
     ]
     return [
         *files,

@@ -183,12 +183,13 @@ def bits_by_layer(found: Sequence[Matrix]) -> str:
 
 def error_by_kind(found: Sequence[Matrix]) -> str:
     """The error of every matrix: a row for each kind of linear, a column for each layer."""
+    digits = 2 if max(m.error for m in found) < 0.1 else 1
     return _heat(
         found,
         "Stored error by kind of linear",
         lambda m: m.error,
         0.0,
-        lambda v: f"{100 * v:.1f}" if v >= 0.001 else f"{100 * v:.2f}",
+        lambda v: f"{100 * v:.{digits}f}",
     )
 
 
@@ -227,7 +228,9 @@ def _heat(
         hint = f"{m.module}: {value(m):.3e}"
         parts += [_cell(x, y, width, height, share, hint)]
         if width >= 30:
-            kind = "cell-text on" if share > 0.55 else "cell-text"
+            kind = (
+                "cell-text on" if share > 0.87 else "cell-text mid" if share > 0.6 else "cell-text"
+            )
             parts += [svg.text(x + width / 2, y + height / 2 + 4, form(value(m)), kind, "middle")]
     bottom = 8 + height * len(kinds)
     every = max(1, math.ceil(len(columns) / 12))

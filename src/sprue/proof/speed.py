@@ -21,6 +21,9 @@ from sprue.proof.energy import Counter
 from sprue.proof.intervals import Estimate
 
 ROUNDS = 7  # the range of seven ratios is a 98% interval of their median; five would not reach 95%
+SECONDS = 20.0  # what all rounds may take; slow models read and write fewer tokens
+_WARM = 4  # tokens written in the round that does not count
+_LEAST = 16, 4  # tokens read and written at least, however slow the models are
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def measure(
     new_tokens: int,
     *,
     rounds: int = ROUNDS,
+    seconds: float = SECONDS,
     counter: Counter | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Speed:
@@ -86,24 +90,27 @@ def measure(
 
     Args:
         original, result: the models, in evaluation mode.
-        prompt: [1, tokens] int64 on their device.
-        new_tokens: to write in every round.
+        prompt: [1, tokens] int64 on their device; its start is read where the models are slow.
+        new_tokens: to write in every round; fewer where the models are slow.
         rounds: of both models.
+        seconds: that all rounds may take, about.
         counter: of energy.
         advance: called with 1 after each round.
     """
     models = (original, result)
+    advance = advance or (lambda done: None)
+    warm = [_round(model, prompt, min(_WARM, new_tokens), None) for model in models]
+    read, write = _affordable(warm, prompt.shape[1], new_tokens, seconds / rounds)
+    prompt = prompt[:, :read]
+    advance(1)
     table: list[list[tuple[_Cost, _Cost]]] = []  # [rounds][models] -> prefill, writing
-    for i in range(rounds + 1):
-        costs = [_round(model, prompt, new_tokens, counter) for model in models]
-        if i > 0:
-            table.append(costs)
-        if advance is not None:
-            advance(1)
+    for _ in range(rounds):
+        table.append([_round(model, prompt, write, counter) for model in models])
+        advance(1)
     a, b = ([costs[which] for costs in table] for which in (0, 1))
     return Speed(
-        prompt_tokens=prompt.shape[1],
-        new_tokens=new_tokens,
+        prompt_tokens=read,
+        new_tokens=write,
         rounds=rounds,
         original=_pace(a),
         result=_pace(b),
@@ -111,6 +118,21 @@ def measure(
         ratio=_ratio(_seconds(a, 1), _seconds(b, 1)),
         cpu_ratio=_ratio([w.cpu_seconds for _, w in b], [w.cpu_seconds for _, w in a]),
     )
+
+
+def _affordable(
+    warm: Sequence[tuple[_Cost, _Cost]], prompt: int, new_tokens: int, seconds: float
+) -> tuple[int, int]:
+    """Tokens that both models together can read, and write, in half of `seconds` each."""
+    asked = (prompt, new_tokens)
+    slow = [sum(both[phase].seconds for both in warm) for phase in (0, 1)]
+    found = [
+        int(seconds / 2 / each) if each else most for each, most in zip(slow, asked, strict=True)
+    ]
+    read, write = (
+        min(most, max(least, n)) for n, least, most in zip(found, _LEAST, asked, strict=True)
+    )
+    return read, write
 
 
 def _round(
