@@ -11,6 +11,9 @@
 #define MAX_SHIFT 8
 #define EIGHTHS 3 /* rates are counted in 1/8 bit */
 #define RENORMALIZE 16
+#ifndef WIDEST
+#define WIDEST 512 /* bits of the widest vectors used; tests build narrower ones */
+#endif
 
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
 #define DISPATCH 1
@@ -60,10 +63,10 @@ typedef struct {
 static ops_t pick(void)
 {
 #if DISPATCH
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+    if (WIDEST >= 512 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq"))
         return (ops_t){step_avx512, harvest_avx512, lowest_avx512, axpy_avx512};
-    if (__builtin_cpu_supports("avx2"))
+    if (WIDEST >= 256 && __builtin_cpu_supports("avx2"))
         return (ops_t){step_avx2, harvest_avx2, lowest_avx2, axpy_avx2};
 #endif
     return (ops_t){step_base, harvest_base, lowest_base, axpy_base};
@@ -110,6 +113,16 @@ static size_t back_bytes(int T, int L, int r)
     return n;
 }
 
+/* a cost without the k bits that ride in it; what is subtracted from all, so that none falls below 0 */
+static float cleared(float v, int k)
+{
+    int32_t u;
+    memcpy(&u, &v, 4);
+    u &= ~((1 << k) - 1);
+    memcpy(&v, &u, 4);
+    return v;
+}
+
 /* the cheapest path for k->x under weights w; states out; *state is where it starts and ends */
 static void viterbi(const ops_t *ops, work_t *k, int T, const float *luts, int L, int r,
                     const float *w, uint32_t *state, uint16_t *states)
@@ -126,7 +139,7 @@ static void viterbi(const ops_t *ops, work_t *k, int T, const float *luts, int L
         int kb = shift_of(t + 1, r);
         ops->step(best, next, luts + ((size_t)ka << L), k->x[t], w[t], L, ka, kb);
         int M = 1 << (L - kb);
-        float base = t % RENORMALIZE == RENORMALIZE - 1 ? ops->lowest(next, M) : 0.0f;
+        float base = t % RENORMALIZE == RENORMALIZE - 1 ? cleared(ops->lowest(next, M), kb) : 0.0f;
         ops->harvest(next, k->back + at, M, kb, base);
         k->offset[t + 1] = at;
         at += (size_t)M;

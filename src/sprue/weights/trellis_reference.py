@@ -34,7 +34,7 @@ def viterbi(
         best, winner = _fold(cost, int(k[t + 1]))
         back.append(winner)
         if t % _RENORMALIZE == _RENORMALIZE - 1:
-            best = best - _lowest_before_clearing(cost, int(k[t + 1]))
+            best = best - best.min()
     last = _cost(best, x[-1], weight[-1], luts[k[-1]], int(k[-1]))
     s = int(np.argmin(last))
     states = np.empty(T, np.int64)
@@ -97,24 +97,17 @@ def pack(states: NDArray[np.uint16], rate: I32, at: int, bits: NDArray[np.uint8]
 
 def _cost(best: F32, x: np.float32, w: np.float32, lut: F32, k: int) -> F32:
     d = x - lut
-    return np.repeat(best, 1 << k) + w * (d * d)
-
-
-def _tagged(cost: F32, k: int) -> NDArray[np.int32]:
-    """[2^k, M]: costs whose low k bits are replaced by the predecessor's top bits."""
-    tops = cost.view(np.int32).reshape(1 << k, -1)
-    return (tops & ~((1 << k) - 1)) | np.arange(1 << k, dtype=np.int32)[:, None]
+    return np.asarray(np.repeat(best, 1 << k) + w * (d * d), np.float32)
 
 
 def _fold(cost: F32, k: int) -> tuple[F32, NDArray[np.uint8]]:
-    tagged = _tagged(cost, k)
-    low = tagged.view(np.float32).min(axis=0).view(np.int32)
+    """(costs, winners) of the states that share their low bits: the winner's top k bits ride in
+    the low k bits of its cost, and break ties."""
     mask = (1 << k) - 1
+    tops = cost.view(np.int32).reshape(1 << k, -1)
+    tagged = (tops & ~mask) | np.arange(1 << k, dtype=np.int32)[:, None]
+    low = tagged.min(axis=0)
     return (low & ~mask).view(np.float32), (low & mask).astype(np.uint8)
-
-
-def _lowest_before_clearing(cost: F32, k: int) -> np.float32:
-    return np.float32(_tagged(cost, k).view(np.float32).min())
 
 
 def _nearest(steps: F32, square: float) -> int:
