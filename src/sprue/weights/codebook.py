@@ -45,7 +45,7 @@ def _values(L: int, k: int) -> NDArray[np.float32]:
     # the order within a step is scrambled too: neighbors in value must not stay neighbors later
     order = np.argsort(_hash(state + ((16 + k) << 32)).reshape(copies, 1 << k), axis=1)
     level = order.reshape(-1) * copies + shift[state >> k]
-    return (quantile[level] * _SHRINK[k]).astype(np.float16).astype(np.float32)
+    return np.asarray(quantile[level] * _SHRINK[k], np.float16).astype(np.float32)
 
 
 def _hash(x: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -6,6 +6,7 @@ blocks of columns: inside a block column by column, behind it as one matrix prod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from sprue.weights import codebook, kernels
 from sprue.weights.grids import integer, trellis
 
 BLOCK = 128
-_EXPONENTS = range(-30 * trellis.COLUMN_OCTAVE, 17 * trellis.COLUMN_OCTAVE)
-_STEPS = np.array([2.0 ** (e / trellis.COLUMN_OCTAVE) for e in _EXPONENTS], np.float32)
+# Column steps reach from 24 octaves below the largest weight to 8 above it, which feedback may add;
+# their exponents, counted from the least, fit a byte.
+_BELOW, _STEPS = 24 * trellis.COLUMN_OCTAVE, 256
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,14 @@ def along_trellis(
     U32 = torch.from_numpy(np.ascontiguousarray(U, np.float32))
     step = np.exp2(row / trellis.ROW_OCTAVE).astype(np.float32)
     weight = importance * step.astype(np.float64) ** 2
+    least = _least_exponent(W, torch.from_numpy(step))
+    steps = np.exp2((least + np.arange(_STEPS)) / trellis.COLUMN_OCTAVE).astype(np.float32)
 
     def segment(s: int) -> tuple[Tensor, NDArray[np.uint16], NDArray[np.int32]]:
         rows = visited[edge[s] : edge[s + 1]]
         Wt = W[torch.from_numpy(rows.copy())].T.contiguous()
         share = (weight[rows] / weight[rows].mean()).astype(np.float32)
-        states, code = _segment(Wt, U32, rate, step[rows], share, L)
+        states, code = _segment(Wt, U32, rate, steps, step[rows], share, L)
         return Wt, states, code
 
     with ThreadPoolExecutor(max(1, min(threads, count))) as pool:
@@ -76,14 +80,22 @@ def along_trellis(
     values = torch.empty_like(W)
     for s, (Wt, _, _) in enumerate(done):
         values[torch.from_numpy(visited[edge[s] : edge[s + 1]].copy())] = Wt.T
-    column = np.stack([code for _, _, code in done]) + np.int32(_EXPONENTS.start)
+    column = np.stack([code for _, _, code in done]) + np.int32(least)
     return Coded(values, [states for _, states, _ in done], column.astype(np.int32))
+
+
+def _least_exponent(W: Tensor, step: Tensor) -> int:
+    """The exponent of the least column step, in 1/8 octaves; `step` [out] divides the rows."""
+    peak = float((W / step[:, None]).abs().max())
+    top = math.ceil(math.log2(peak) * trellis.COLUMN_OCTAVE) if peak > 0 else 0
+    return top - _BELOW
 
 
 def _segment(
     Wt: Tensor,
     U: Tensor,
     rate: NDArray[np.int32],
+    steps: NDArray[np.float32],
     row: NDArray[np.float32],
     weight: NDArray[np.float32],
     L: int,
@@ -96,7 +108,7 @@ def _segment(
         inner = np.ascontiguousarray(U[a:b, a:b].numpy())
         part = np.ascontiguousarray(rate[a:b])
         E, states[a:b], code[a:b], state = kernels.sweep(
-            Wt[a:b].numpy(), inner, part, _STEPS, row, weight, luts, state
+            Wt[a:b].numpy(), inner, part, steps, row, weight, luts, state
         )
         Wt[b:] -= U[a:b, b:].T @ torch.from_numpy(E)
     return states, code

@@ -247,7 +247,8 @@ def _apply(meta: Meta, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Ten
     values = codes.to(torch.float32)
     if zero is None:
         values.sub_(_middle(meta["bits"]))
-    width, group_size = values.shape[1], meta["group_size"] or values.shape[1]
+    width = values.shape[1]
+    group_size = min(meta["group_size"] or width, width)
     whole = width // group_size
     # The last group of a row may be shorter, and then does not fit the view by groups.
     parts = [(values[:, : whole * group_size].view(-1, whole, group_size), slice(whole))]

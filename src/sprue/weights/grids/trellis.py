@@ -9,10 +9,11 @@ value can be read alone: its place in the stream is known from its row, column a
 
 Rates differ by column (`rates`), steps by column and by row. Rows are visited in an order that
 scatters neighbors, so that heads that differ are mixed and share the path's freedom evenly; large
-matrices are cut into segments of rows, each its own stream, which can be coded at the same time.
+matrices are cut into segments of rows, which can be coded at the same time: before each of them
+stand L zeros, the state that its first path starts from.
 
-Stored: `codes` uint8 (the stream, between 4 and 8 bytes of zeros), and packed small integers `rate`,
-`column` (of each segment, in 1/8 octaves) and `row` (1/4 octaves).
+Stored: `codes` uint8 (the stream, between 4 and 8 bytes of zeros), and small integers, packed:
+`rate`, `column` (of each segment, in 1/8 octaves) and `row` (1/4 octaves).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import ctypes
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,11 +100,11 @@ def pack(
         L: bits of a state.
     """
     used = np.maximum(rate, 0)
-    total = sum(int((s.shape[1] * used.astype(np.int64) >> 3).sum()) for s in streams)
+    total = sum(int((s.shape[1] * used.astype(np.int64) >> 3).sum()) + L for s in streams) - L
     bits = np.zeros(LEAD + -(-total // 8) + TAIL, np.uint8)
     at = 0
     for states in streams:
-        at = kernels.pack(states, rate, at, bits)
+        at = kernels.pack(states, rate, at, bits) + L
     coded = rate >= 0
     least = int(rate[coded].min()) if coded.any() else 0
     first = int(column[:, coded].min()) if coded.any() else 0
@@ -191,9 +193,10 @@ def unpack(meta: Meta, tensors: Tensors) -> Parts:
     column = column + meta["fields"]["column"]["base"]
     row = _field(meta, tensors, "row", out) + meta["fields"]["row"]["base"]
     edge = bounds(out, parts)
-    sizes = torch.tensor([b - a for a, b in zip(edge, edge[1:], strict=False)], device=rate.device)
+    sizes = torch.tensor([b - a for a, b in pairwise(edge)], device=rate.device)
     lengths = (sizes[:, None] * rate.clamp(min=0)[None].to(torch.int64)) >> 3
     ends = lengths.reshape(-1).cumsum(0).reshape(lengths.shape)
+    ends += meta["state_bits"] * torch.arange(parts, device=rate.device)[:, None]
     return Parts(
         tensors["codes"],
         rate,
@@ -228,11 +231,14 @@ def _segments(meta: Meta) -> list[Tensor]:
     count = meta["shape"][0]
     edge = bounds(count, meta["segments"])
     visited = torch.from_numpy(order(count).copy())
-    return [visited[a:b] for a, b in zip(edge, edge[1:], strict=False)]
+    return [visited[a:b] for a, b in pairwise(edge)]
 
 
 def _fused(parts: Parts, x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and kernels.library() is not None
+    """Whether the kernel multiplies: it knows nothing of gradients."""
+    learning = x.requires_grad and torch.is_grad_enabled()
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not learning
+    return plain and kernels.library() is not None
 
 
 def _arguments(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> tuple[Any, ...]:
