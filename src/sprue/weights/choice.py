@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 GRIDS = ("trellis", "int", "none", "raw")
-ROTATIONS = ("none", "in", "both", "auto")
+ROTATIONS = ("none", "in", "both")
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Choice:
         group_size: int: weights that share a scale; None: a whole row.
         symmetric: int: no zero points.
         feedback: move each column's error into those after it (GPTQ, LDLQ); else round to nearest.
-        rotate: randomized Hadamard rotation of the inputs, of both sides, of none, or of the inputs
-            where a sample says that it pays ("auto", trellis only).
+        rotate: randomized Hadamard rotation of the inputs, of both sides or of none.
         rank: rank of L R; None: what it buys decides, 0 included.
         factor_bits: bits of the codes of L and R, 2 to 8 or 16; None: what they buy decides.
         refits: how often L is fitted again to what Q left, the best iterate kept.
@@ -35,7 +34,7 @@ class Choice:
     group_size: int | None = 64
     symmetric: bool = True
     feedback: bool = True
-    rotate: Literal["none", "in", "both", "auto"] = "none"
+    rotate: Literal["none", "in", "both"] = "none"
     rank: int | None = 0
     factor_bits: int | None = 8
     refits: int = 1
@@ -59,8 +58,8 @@ class Choice:
             raise ValueError(f"factor_bits must be 2 to 8, or 16, received {self.factor_bits}")
         if self.damping <= 0:
             raise ValueError(f"damping must be positive, received {self.damping}")
-        if self.grid != "trellis" and (self.rotate == "auto" or self.rank is None):
-            raise ValueError(f"the grid {self.grid!r} takes a stated rotation and rank")
+        if self.grid != "trellis" and self.rank is None:
+            raise ValueError(f"the grid {self.grid!r} takes a stated rank, received None")
 
     def as_dict(self) -> dict[str, Any]:
         """Every field; JSON-able."""

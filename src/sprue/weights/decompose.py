@@ -31,7 +31,8 @@ FACTOR_BITS = (4, 8)
 # chasing directions that matter less than the errors already made there (see `_tempered`).
 _TEMPER = 0.5
 _COLUMN_FIELD, _RATE_FIELD, _ROW_FIELD = 6, 6, 4  # bits of small integers not known yet
-_TINY = 1e-12
+_TINY = 1e-38  # the least normal float32
+_LARGEST = 1e15  # squares of weights must stay within float32
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,14 @@ def decompose(
         The packed matrix; `error` is tr(D H D^T) / tr(W H W^T).
 
     Raises:
-        ValueError: wrong shapes, NaN or infinity in W or H, too few bits for what must be stored.
+        ValueError: wrong shapes, NaN or infinity in W or H, an H that is no second moment, too few
+            bits for what must be stored.
     """
     problem = _checked(W, H, importance, choice.damping)
-    meta, tensors = _solve(problem, choice, seed, threads)
+    if choice.grid == "raw":
+        meta, tensors = raw.pack(problem.W if W.dtype == torch.float64 else W)
+    else:
+        meta, tensors = _solve(problem, choice, seed, threads)
     error = relative_error(problem.W, dense(meta, tensors), problem.H)
     return Packed((W.shape[0], W.shape[1]), meta, tensors, error)
 
@@ -101,10 +106,14 @@ def _checked(W: Tensor, H: Tensor, importance: Tensor | None, damping: float) ->
         raise ValueError("the weights hold NaN or infinity")
     if not _finite(H):
         raise ValueError("the second moment of the inputs holds NaN or infinity")
-    H = H.to(torch.float32)
-    return Problem(
-        W.to(torch.float32), H, normalized(len(W), importance), ridge_of(H, damping)
-    )
+    largest = max(abs(float(end)) for end in torch.aminmax(W))
+    if largest > _LARGEST:
+        raise ValueError(f"the weights reach {largest:.3g}: expected at most {_LARGEST:g}")
+    H = H.detach().to(torch.float32)
+    if not _symmetric(H):
+        raise ValueError("the second moment of the inputs is not symmetric")
+    W = W.detach().to(torch.float32)
+    return Problem(W, H, normalized(len(W), importance), ridge_of(H, damping))
 
 
 def _finite(x: Tensor) -> bool:
@@ -112,8 +121,15 @@ def _finite(x: Tensor) -> bool:
     return math.isfinite(low) and math.isfinite(high)
 
 
+def _symmetric(H: Tensor) -> bool:
+    """Whether H equals its transpose but for rounding, compared in parts: H may be large."""
+    tolerance = 1e-3 * float(H.diagonal().abs().max())
+    parts = zip(H.split(256), H.T.split(256), strict=True)
+    return all(float((a - b).abs().max()) <= tolerance for a, b in parts)
+
+
 def normalized(count: int, given: Tensor | None) -> NDArray[np.float64]:
-    """Importances [count] with mean 1 and none near 0; None: all 1.
+    """Importances [count] over their mean, none near 0; None: all 1.
 
     Raises:
         ValueError: wrong length, negative, NaN or infinite.
@@ -126,14 +142,12 @@ def normalized(count: int, given: Tensor | None) -> NDArray[np.float64]:
     if not np.isfinite(g).all() or g.min() < 0:
         raise ValueError("importances must be finite and not negative")
     # rows that hardly counted in the calibration text may count in another
-    return np.maximum(g, 0.02 * g.mean()) / max(g.mean(), _TINY) if g.any() else np.ones(count)
+    return np.maximum(g / g.mean(), 0.02) if g.any() else np.ones(count)
 
 
 def _solve(
     p: Problem, choice: Choice, seed: int, threads: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if choice.grid == "raw":
-        return raw.pack(p.W.to(torch.float16))
     if choice.grid == "none":
         return _factors_alone(p, choice, seed)
     if choice.grid == "trellis":
@@ -150,9 +164,7 @@ def _factors_alone(
     return _best_refit(p, meta, {}, L, R, choice.factor_bits or 8, choice.refits)
 
 
-def _on_integers(
-    p: Problem, choice: Choice, seed: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _on_integers(p: Problem, choice: Choice, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     bits = int(choice.bits)
     rank = min(choice.rank or 0, *p.W.shape)
     U = inverse_factor(p.H, p.ridge) if rank or choice.feedback else None
@@ -192,11 +204,19 @@ def _on_trellis(
     U = inverse_factor(p.H, p.ridge)
     L, R, factor_bits = _low_rank(p, U, choice, seed)
     residual = p.W - _stored(L, R, factor_bits)
-    turned, H, turn = _turned(residual, p.H, _rotation(p, residual, choice), seed)
+    turned, H, turn = _turned(residual, p.H, choice.rotate, seed)
     if turn:
         U = inverse_factor(H, p.ridge)
-    q = Problem(turned, H, p.importance if "both" not in str(turn) else np.ones(len(p.W)), p.ridge)
-    budget = choice.bits - factors_bits(p.W.shape, R.shape[0], factor_bits)
+    # rotated outputs are mixtures of all: they count alike
+    importance = np.ones(len(p.W)) if choice.rotate == "both" else p.importance
+    q = Problem(turned, H, importance, p.ridge)
+    taken = factors_bits(p.W.shape, R.shape[0], factor_bits)
+    budget = choice.bits - taken
+    if budget <= 0:
+        raise ValueError(
+            f"factors of rank {len(R)} take {taken:.3f} bits a weight of a matrix of shape "
+            f"{list(p.W.shape)}, and {choice.bits:.3f} were given: give more, or a lower rank"
+        )
     meta, tensors = _coded(q, U, choice, budget, threads)
     meta = {**meta, **turn}
     if not len(R):
@@ -210,11 +230,13 @@ def factors_bits(shape: torch.Size | tuple[int, int], rank: int, bits: int) -> f
     return factors.stored_bits((out, width), rank, bits) / (out * width)
 
 
-def side_bits(shape: torch.Size | tuple[int, int]) -> float:
+def side_bits(shape: torch.Size | tuple[int, int], row_field: int = _ROW_FIELD) -> float:
     """Bits a weight that a trellis takes beside its codes: steps, rates, lead and tail."""
     out, width = shape
-    fields = width * (_RATE_FIELD + _COLUMN_FIELD * trellis.segments(out)) + out * _ROW_FIELD
-    return (fields + 8 * (trellis.LEAD + trellis.TAIL + 4)) / (out * width)
+    parts = trellis.segments(out)
+    fields = width * (_RATE_FIELD + _COLUMN_FIELD * parts) + out * row_field
+    joints = 16 * (parts - 1)
+    return (fields + joints + 8 * (trellis.LEAD + trellis.TAIL + 4)) / (out * width)
 
 
 def row_steps(W: Tensor) -> NDArray[np.int32]:
@@ -241,23 +263,43 @@ def _variances(W: Tensor, row: NDArray[np.int32]) -> NDArray[np.float64]:
 def _coded(
     p: Problem, U: NDArray[np.float64], choice: Choice, bits: float, threads: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The trellis of at most `bits` a weight, everything stored counted."""
     row = row_steps(p.W)
-    code_bits = bits - side_bits(p.W.shape)
-    if code_bits <= 0:
-        raise ValueError(
-            f"{bits:.3f} bits a weight do not even hold the steps and rates of a matrix of shape "
-            f"{list(p.W.shape)}, which take {side_bits(p.W.shape):.3f}: give it more"
-        )
     s = spread_of(p.W, U, row)
-    if choice.feedback:
-        U = _tempered(p, s, code_bits)
-        rate, _ = rates.allocate(rates.spread(s.variance, U), code_bits)
-    else:
-        U = np.eye(len(U))
-        rate, _ = rates.allocate(s, code_bits)
-    coded = sweep.along_trellis(
-        p.W, U, rate, row, p.importance, choice.state_bits, threads
+    side = side_bits(p.W.shape, int(row.max() - row.min()).bit_length())
+    code_bits = bits - side
+    while code_bits > 0:
+        meta, tensors = _coded_at(p, s, row, choice, code_bits, threads)
+        over = sum(8 * t.nbytes for t in tensors.values()) - bits * p.W.numel()
+        if over <= 0:
+            return meta, tensors
+        code_bits -= (over + 8) / p.W.numel()  # column steps lie further apart than assumed
+    raise ValueError(
+        f"{bits:.3f} bits a weight do not even hold the steps and rates of a matrix of shape "
+        f"{list(p.W.shape)}, which take {side:.3f}: give it more"
     )
+
+
+def _coded_at(
+    p: Problem,
+    s: rates.Spread,
+    row: NDArray[np.int32],
+    choice: Choice,
+    bits: float,
+    threads: int,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The trellis whose codes take `bits` a weight."""
+    if choice.feedback:
+        U = _tempered(p, s, bits)
+        s = rates.spread(s.variance, U)
+    else:
+        U = np.eye(len(s.cost))
+        cost = p.H.diagonal().to(torch.float64).numpy() + p.ridge
+        s = rates.Spread(s.variance, cost, np.zeros(len(cost)))
+    rate, _ = rates.allocate(s, bits)
+    if not p.W.any():
+        rate = np.full_like(rate, -1)
+    coded = sweep.along_trellis(p.W, U, rate, row, p.importance, choice.state_bits, threads)
     shape = (p.W.shape[0], p.W.shape[1])
     return trellis.pack(shape, coded.streams, rate, coded.column, row, choice.state_bits)
 
@@ -366,9 +408,7 @@ def _objective(p: Problem, approximation: Tensor) -> float:
     return _weighted(D, p.H)
 
 
-def _turned(
-    W: Tensor, H: Tensor, how: str, seed: int
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def _turned(W: Tensor, H: Tensor, how: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """(W, H) in rotated coordinates, and what undoes it."""
     if how == "none":
         return W, H, {}
@@ -378,12 +418,3 @@ def _turned(
         return W, H, {"rotate": {"in": seed}}
     W = rotate(W.T.contiguous(), seed + 1).T.contiguous()
     return W, H, {"rotate": {"in": seed, "out": seed + 1}}
-
-
-def _rotation(p: Problem, W: Tensor, choice: Choice) -> str:
-    """The rotation of a trellis: the stated one, or the inputs' where a sample says it pays.
-
-    Rotation makes columns normal and alike. The first helps where they are not normal (outliers),
-    the second costs the gain of giving wide columns more bits.
-    """
-    return "none" if choice.rotate == "auto" else choice.rotate

@@ -10,7 +10,9 @@ from torch import Tensor
 
 F64 = NDArray[np.float64]
 
-_RETRIES = 6
+# Shares of H's mean diagonal that are added on top, one after the other, where rounding has left
+# the sum indefinite. More is never a matter of rounding.
+_EXTRA = (0.0, 1e-4, 1e-3, 1e-2)
 
 
 def inverse_factor(H: Tensor, ridge: float | F64) -> F64:
@@ -22,29 +24,39 @@ def inverse_factor(H: Tensor, ridge: float | F64) -> F64:
 
     Args:
         H: second moment, symmetric positive semidefinite, floating [in, in].
-        ridge: added to the diagonal, > 0; a number or one for each input. Ten times more is tried
-            where rounding leaves the sum indefinite.
+        ridge: added to the diagonal, > 0; a number or one for each input. Up to a hundredth of
+            the mean of H's diagonal is added on top where rounding leaves the sum indefinite.
 
     Raises:
         ValueError: H holds NaN or infinity, or stays indefinite.
     """
     if not torch.isfinite(H).all():
         raise ValueError("the second moment of the inputs holds NaN or infinity")
-    for attempt in range(_RETRIES):
+    mean = abs(float(H.diagonal().to(torch.float64).mean()))
+    for extra in _EXTRA:
         A = np.array(H.detach().cpu().flip(0, 1).numpy(), dtype=np.float64)
-        A[np.diag_indices_from(A)] += (np.broadcast_to(ridge, len(A)) * 10.0**attempt)[::-1]
+        A[np.diag_indices_from(A)] += np.broadcast_to(ridge, len(A))[::-1] + extra * mean
         # LAPACK reads columns first: the transpose of a symmetric matrix is itself, not copied
         M, failed = lapack.dpotrf(A.T, lower=1, clean=1, overwrite_a=1)
         if not failed:
             inverse, _ = lapack.dtrtri(M, lower=1, overwrite_c=1)
             return np.asarray(inverse[::-1, ::-1])
     raise ValueError(
-        f"the second moment of the inputs is not positive semidefinite, even with "
-        f"{10.0 ** (_RETRIES - 1):g} times the damping: check the calibration text"
+        "the second moment of the inputs is not positive semidefinite: expected the mean of x x^T "
+        "over inputs x, which always is"
     )
 
 
 def ridge_of(H: Tensor, damping: float) -> float:
-    """`damping` times the mean of H's diagonal; 1 where H is zero (inputs never seen)."""
+    """`damping` times the mean of H's diagonal; 1 where H is zero (inputs never seen).
+
+    Raises:
+        ValueError: the mean is negative.
+    """
     mean = float(H.diagonal().to(torch.float64).mean())
+    if mean < 0:
+        raise ValueError(
+            f"the second moment of the inputs has {mean:.3g} for a mean diagonal: expected the "
+            "mean of x x^T over inputs x, whose diagonal is never negative"
+        )
     return damping * mean if mean > 0 else 1.0

@@ -7,6 +7,7 @@ from torch import Tensor
 
 _OVERSAMPLE = 8
 _ITERATIONS = 3
+_TINY = 1e-30
 
 
 def whitened(
@@ -17,7 +18,8 @@ def whitened(
     With H^-1 = U^T U, W U^-1 is the matrix whose plain singular value decomposition solves the
     weighted problem (CALDERA, Saha et al. 2024, section 4). Its leading part comes from randomized
     subspace iteration (Halko et al. 2011, algorithm 4.4): a full decomposition of a wide layer
-    would take longer than all the rest. Singular values are split evenly over L and R.
+    would take longer than all the rest. Each component has the same norm in L and R, whatever the
+    unit of H: neither factor leaves the range of the float16 scales that it is stored with.
 
     Args:
         W: float32 [out, in].
@@ -29,8 +31,9 @@ def whitened(
     scale = torch.ones(len(W)) if importance is None else importance.to(torch.float32).sqrt()
     X = torch.linalg.solve_triangular(U, scale[:, None] * W, upper=True, left=False)
     left, s, right = _leading(X, rank, seed)
-    root = s.sqrt()
-    return left * root / scale[:, None], root[:, None] * (right @ U)
+    L, R = left * s / scale[:, None], right @ U
+    even = (R.norm(dim=1) / L.norm(dim=0).clamp(min=_TINY)).sqrt().clamp(min=_TINY)
+    return L * even, R / even[:, None]
 
 
 def refit_left(W: Tensor, R: Tensor, H: Tensor, ridge: float) -> Tensor:
@@ -38,7 +41,8 @@ def refit_left(W: Tensor, R: Tensor, H: Tensor, ridge: float) -> Tensor:
     RH = R @ H + ridge * R
     gram = (RH @ R.T).to(torch.float64)
     gram.diagonal().add_(1e-9 * gram.diagonal().mean().clamp(min=1e-30))
-    return torch.linalg.solve(gram, (RH @ W.T).to(torch.float64)).T.to(torch.float32)
+    L: Tensor = torch.linalg.solve(gram, (RH @ W.T).to(torch.float64)).T.to(torch.float32)
+    return L
 
 
 def _leading(X: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,11 +1,11 @@
 """How many bits each column of a matrix deserves: reverse water-filling with error feedback.
 
-With feedback through the factor U of H^-1 = U^T U, the error of column j costs D_j = 1 / U_jj^2 for
-each unit of its variance, and costs nothing elsewhere. At rate R a good code leaves variance * 4^-R,
-so the sum of costs is least when every coded column costs the same, the water level (Cover and
-Thomas 2006, theorem 10.3.3; Savkin et al. 2025 for the waterfilling of quantized layers). What is
-fed back makes a column wider than it was: errors of level λ in the columns before add
-λ (sum_(i<=j) U_ij^2 - U_jj^2) to its variance, which counts at low rates and steep spectra.
+With feedback through the factor U of H^-1 = U^T U, the error of column j costs D_j = 1 / U_jj^2
+for each unit of its variance, and costs nothing elsewhere. At rate R a good code leaves
+variance * 4^-R, so the sum of costs is least when every coded column costs the same, the water
+level (Cover and Thomas 2006, theorem 10.3.3; Savkin et al. 2025 for the waterfilling of quantized
+layers). What is fed back makes a column wider than it was: errors of level λ in the columns before
+add λ (sum_(i<=j) U_ij^2 - U_jj^2) to its variance, which counts at low rates and steep spectra.
 """
 
 from __future__ import annotations
@@ -54,14 +54,16 @@ def at_level(s: Spread, level: float) -> NDArray[np.int32]:
 def damage(s: Spread, level: float) -> float:
     """Predicted sum over columns of D_j times the error's variance at a water level."""
     rate = np.maximum(at_level(s, level), 0)
-    wide = s.variance * s.cost + level * s.carried
+    wide = s.variance * s.cost + _fed_back(s, level)
     left = wide * np.where(rate > 0, _LOSS * 4.0 ** (-rate / UNIT), 1.0)
     return float(left.sum())
 
 
 def level_for(s: Spread, bits: float) -> float:
     """The water level at which columns take `bits` a weight on average, or just below."""
-    low, high = -400.0, float(np.log2(max((s.variance * s.cost).max(), 1e-300))) + 8
+    # here what is fed back counts as much as a column itself at the most
+    widest = (s.variance * s.cost).max() * (1 + s.carried.max())
+    low, high = -400.0, float(np.log2(max(widest, 1e-300))) + 8
     for _ in range(100):
         middle = (low + high) / 2
         if np.maximum(at_level(s, 2.0**middle), 0).mean() > bits * UNIT:
@@ -74,18 +76,27 @@ def level_for(s: Spread, bits: float) -> float:
 def allocate(s: Spread, bits: float) -> tuple[NDArray[np.int32], float]:
     """(rates in eighths of a bit, water level) of at most `bits` a weight on average.
 
-    What rounding leaves over goes, an eighth at a time, to the columns nearest to their next step.
+    What rounding leaves over goes, an eighth at a time, to the columns nearest to their next step,
+    and what then is left to columns that were not coded.
     """
     level = level_for(s, bits)
     rate = at_level(s, level)
     spare = int(bits * UNIT * len(rate)) - int(np.maximum(rate, 0).sum())
     coded = np.flatnonzero((rate >= LEAST) & (rate < MOST))
-    wish = (_exact(s, level) - rate)[coded]
-    chosen = coded[np.argsort(-wish, kind="stable")[: max(spare, 0)]]
-    rate[chosen] += 1
+    exact = _exact(s, level)
+    raised = coded[np.argsort((rate - exact)[coded], kind="stable")[:spare]]
+    rate[raised] += 1
+    idle = np.flatnonzero(rate < 0)
+    woken = idle[np.argsort(-exact[idle], kind="stable")[: (spare - len(raised)) // LEAST]]
+    rate[woken] = LEAST
     return rate, level
 
 
 def _exact(s: Spread, level: float) -> F64:
-    wide = s.variance * s.cost / level + s.carried
-    return UNIT * 0.5 * np.log2(np.maximum(wide, 1e-300))
+    wide = (s.variance * s.cost + _fed_back(s, level)) / level
+    return np.asarray(UNIT * 0.5 * np.log2(np.maximum(wide, 1e-300)))
+
+
+def _fed_back(s: Spread, level: float) -> F64:
+    """What the errors of the columns before add to D_j v_j; none costs more than the widest."""
+    return np.asarray(s.carried * min(level, float((s.variance * s.cost).max())))
