@@ -18,6 +18,7 @@
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
 #define DISPATCH 1
 #include <immintrin.h>
+#define REVERSED 0x0c0d0e0f, 0x08090a0b, 0x04050607, 0x00010203 /* bytes of each word */
 #else
 #define DISPATCH 0
 #endif
@@ -37,7 +38,13 @@
 #define VEC 8
 #define TARGET __attribute__((target("avx2")))
 #define LOWER(a, b) (vi_avx2) _mm256_min_epi32((__m256i)(a), (__m256i)(b))
+#define GATHER(p, at, scale) (vi_avx2) _mm256_i32gather_epi32((const int *)(p), (__m256i)(at), scale)
+#define SWAP(v)                                                                                    \
+    (vi_avx2) _mm256_shuffle_epi8((__m256i)(v), _mm256_set_epi32(REVERSED, REVERSED))
 #include "_viterbi.h"
+#include "_decode.h"
+#undef GATHER
+#undef SWAP
 #undef NAME
 #undef VEC
 #undef TARGET
@@ -46,7 +53,13 @@
 #define VEC 16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
 #define LOWER(a, b) (vi_avx512) _mm512_min_epi32((__m512i)(a), (__m512i)(b))
+#define GATHER(p, at, scale) (vi_avx512) _mm512_i32gather_epi32((__m512i)(at), (p), scale)
+#define SWAP(v)                                                                                    \
+    (vi_avx512) _mm512_shuffle_epi8((__m512i)(v), _mm512_set4_epi32(REVERSED))
 #include "_viterbi.h"
+#include "_decode.h"
+#undef GATHER
+#undef SWAP
 #undef NAME
 #undef VEC
 #undef TARGET
@@ -58,6 +71,7 @@ typedef struct {
     void (*harvest)(float *, uint8_t *, int, int, float);
     float (*lowest)(const float *, int);
     void (*axpy)(float *restrict, const float *restrict, float, int);
+    int (*run)(const uint8_t *, int64_t, int, int, int, const float *, int, float *);
 } ops_t;
 
 static ops_t pick(void)
@@ -65,11 +79,11 @@ static ops_t pick(void)
 #if DISPATCH
     if (WIDEST >= 512 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq"))
-        return (ops_t){step_avx512, harvest_avx512, lowest_avx512, axpy_avx512};
+        return (ops_t){step_avx512, harvest_avx512, lowest_avx512, axpy_avx512, run_avx512};
     if (WIDEST >= 256 && __builtin_cpu_supports("avx2"))
-        return (ops_t){step_avx2, harvest_avx2, lowest_avx2, axpy_avx2};
+        return (ops_t){step_avx2, harvest_avx2, lowest_avx2, axpy_avx2, run_avx2};
 #endif
-    return (ops_t){step_base, harvest_base, lowest_base, axpy_base};
+    return (ops_t){step_base, harvest_base, lowest_base, axpy_base, NULL};
 }
 
 /* bits that row t of a column of rate r (in eighths) adds to the stream */
@@ -258,51 +272,61 @@ int64_t sprue_trellis_pack(const uint16_t *states, int n, int T, const int32_t *
 }
 
 /* Values of the given rows of one column, without steps: value [count]. */
-static void column(const uint8_t *bits, int64_t start, int rate, const int32_t *rows, int count,
-                   const float *luts, int L, float *value)
+static void column(const ops_t *ops, const uint8_t *bits, int64_t start, int rate,
+                   const int32_t *rows, int count, const float *luts, int L, float *value)
 {
-    for (int i = 0; i < count; i++) {
+    int i = 0;
+    if (ops->run && rows[count - 1] - rows[0] == count - 1) /* ascending, without gaps */
+        i = ops->run(bits, start, rate, rows[0], count, luts, L, value);
+    for (; i < count; i++) {
         int t = rows[i], lo = (t * rate) >> EIGHTHS, hi = ((t + 1) * rate) >> EIGHTHS;
         value[i] = luts[((size_t)(hi - lo) << L) + window(bits, start + hi, L)];
     }
 }
 
-/* The given rows of a segment: out [n, count], column-major.
+/* The given rows of a segment, ascending: out [n, count], column-major.
  *   start [n]  first bit of each column; col [n] steps; row [count] steps of the given rows */
 void sprue_trellis_decode(const uint8_t *bits, int n, const int32_t *rows, int count,
                           const int64_t *start, const float *col, const int32_t *rate,
                           const float *row, const float *luts, int L, float *out)
 {
+    const ops_t ops = pick();
     for (int j = 0; j < n; j++) {
         float *o = out + (size_t)j * count;
         if (rate[j] < 0) {
             memset(o, 0, sizeof(float) * count);
             continue;
         }
-        column(bits, start[j], rate[j], rows, count, luts, L, o);
+        column(&ops, bits, start[j], rate[j], rows, count, luts, L, o);
         for (int i = 0; i < count; i++) o[i] *= col[j] * row[i];
     }
 }
 
-/* y [batch, count] = x [batch, n] times the transpose of the given rows. Returns 0, or -1 when
- * memory is short. */
+/* y [batch, stride] = x [batch, n] times the transpose of the given rows; row i's product goes to
+ * y[.., place[i]]. Returns 0, or -1 when memory is short. */
 int sprue_trellis_matmul(const uint8_t *bits, int n, const int32_t *rows, int count,
                          const int64_t *start, const float *col, const int32_t *rate,
                          const float *row, const float *luts, int L, const float *x, int batch,
-                         float *y)
+                         const int32_t *place, int stride, float *y)
 {
     const ops_t ops = pick();
     float *value = malloc(sizeof(float) * count);
-    if (!value) return -1;
-    memset(y, 0, sizeof(float) * batch * count);
+    float *sum = calloc((size_t)batch * count, sizeof(float));
+    if (!value || !sum) {
+        free(value);
+        free(sum);
+        return -1;
+    }
     for (int j = 0; j < n; j++) {
         if (rate[j] < 0) continue;
-        column(bits, start[j], rate[j], rows, count, luts, L, value);
+        column(&ops, bits, start[j], rate[j], rows, count, luts, L, value);
         for (int b = 0; b < batch; b++)
-            ops.axpy(y + (size_t)b * count, value, -(x[(size_t)b * n + j] * col[j]), count);
+            ops.axpy(sum + (size_t)b * count, value, -(x[(size_t)b * n + j] * col[j]), count);
     }
     for (int b = 0; b < batch; b++)
-        for (int i = 0; i < count; i++) y[(size_t)b * count + i] *= row[i];
+        for (int i = 0; i < count; i++)
+            y[(size_t)b * stride + place[i]] = sum[(size_t)b * count + i] * row[i];
     free(value);
+    free(sum);
     return 0;
 }

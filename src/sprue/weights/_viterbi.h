@@ -11,6 +11,7 @@
 
 typedef float NAME(vf) __attribute__((vector_size(4 * VEC), aligned(4)));
 typedef int32_t NAME(vi) __attribute__((vector_size(4 * VEC), aligned(4)));
+typedef uint32_t NAME(vu) __attribute__((vector_size(4 * VEC), aligned(4)));
 
 /* lanes of the vector that holds best[s >> k] for VEC consecutive states, the j-th of 2^k such */
 TARGET static inline NAME(vi) NAME(lanes)(int k, int j)

@@ -80,7 +80,7 @@ def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.sprue_trellis_pack.restype = big
     lib.sprue_trellis_decode.argtypes = [p, i, p, i, p, p, p, p, p, i, p]
     lib.sprue_trellis_decode.restype = None
-    lib.sprue_trellis_matmul.argtypes = [p, i, p, i, p, p, p, p, p, i, p, i, p]
+    lib.sprue_trellis_matmul.argtypes = [p, i, p, i, p, p, p, p, p, i, p, i, p, i, p]
     lib.sprue_trellis_matmul.restype = i
     return lib
 

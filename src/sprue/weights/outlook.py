@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,7 +33,13 @@ class Outlook:
         code = bits - decompose.side_bits(self.shape)
         if code <= 0:
             return float("inf")
-        return self.scale * rates.damage(self.spread, rates.level_for(self.spread, code))
+        at, damage = self._curve
+        return self.scale * float(np.exp(np.interp(code, at, np.log(damage))))
+
+    @cached_property
+    def _curve(self) -> tuple[rates.F64, rates.F64]:
+        at, damage = rates.curve(self.spread)
+        return at, np.maximum(damage, 1e-300)
 
 
 def outlook(W: Tensor, H: Tensor, importance: Tensor, damping: float) -> Outlook:

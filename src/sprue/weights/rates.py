@@ -59,12 +59,26 @@ def damage(s: Spread, level: float) -> float:
     return float(left.sum())
 
 
+def curve(s: Spread, count: int = 240) -> tuple[F64, F64]:
+    """(bits, damage) [count] along falling water levels: bits rise, from none to the most.
+
+    One pass over the levels answers for every rate, where `level_for` searches for one.
+    """
+    costs = s.variance * s.cost
+    top = float(np.log2(max(costs.max(), 1e-300))) + 2
+    floor = float(np.log2(max(costs.min(), 1e-300))) - 2 * MOST / UNIT
+    levels = np.exp2(np.linspace(top, max(floor, top - 60), count))
+    bits = [np.maximum(at_level(s, level), 0).mean() / UNIT for level in levels]
+    return np.array(bits), np.array([damage(s, level) for level in levels])
+
+
 def level_for(s: Spread, bits: float) -> float:
     """The water level at which columns take `bits` a weight on average, or just below."""
     # here what is fed back counts as much as a column itself at the most
     widest = (s.variance * s.cost).max() * (1 + s.carried.max())
-    low, high = -400.0, float(np.log2(max(widest, 1e-300))) + 8
-    for _ in range(100):
+    high = float(np.log2(max(widest, 1e-300))) + 8
+    low = high - 200
+    for _ in range(64):
         middle = (low + high) / 2
         if np.maximum(at_level(s, 2.0**middle), 0).mean() > bits * UNIT:
             low = middle

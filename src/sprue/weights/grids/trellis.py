@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from sprue.weights import bitpack, codebook, kernels
 from sprue.weights.grids import Meta, Tensors
@@ -126,7 +128,7 @@ def pack(
 def dense(meta: Meta, tensors: Tensors) -> Tensor:
     """The matrix, float32 [out, in]."""
     out, width = meta["shape"]
-    parts = unpack(meta, tensors)
+    parts = _parts(meta, tensors)
     W = torch.empty(out, width, device=parts.bits.device)
     for s, rows in enumerate(_segments(meta)):
         W[rows.to(W.device)] = _decode(meta, parts, s, torch.arange(len(rows)), rows)
@@ -136,17 +138,15 @@ def dense(meta: Meta, tensors: Tensors) -> Tensor:
 def matmul(meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
     """x @ matrix.T for x [..., in]; at most one segment is ever dense."""
     out, width = meta["shape"]
-    parts = unpack(meta, tensors)
+    parts = _parts(meta, tensors)
     flat = x.reshape(-1, width)
     y = torch.empty(len(flat), out, dtype=x.dtype, device=x.device)
-    fused = _fused(parts, x) and len(flat) <= _SMALL_BATCH
+    if _fused(parts, x) and len(flat) <= _SMALL_BATCH:
+        _multiply(meta, tensors, flat.contiguous(), y)
+        return y.reshape(*x.shape[:-1], out)
     for s, rows in enumerate(_segments(meta)):
-        if fused:
-            part = _multiply(meta, parts, s, rows, flat)
-        else:
-            W = _decode(meta, parts, s, torch.arange(len(rows)), rows)
-            part = flat @ W.T.to(x.dtype)
-        y[:, rows.to(y.device)] = part
+        W = _decode(meta, parts, s, torch.arange(len(rows)), rows)
+        y[:, rows.to(y.device)] = flat @ W.T.to(x.dtype)
     return y.reshape(*x.shape[:-1], out)
 
 
@@ -160,7 +160,7 @@ def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
     flat = ids.reshape(-1)
     if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < out:
         raise IndexError(f"row ids must lie in [0, {out - 1}]")
-    parts = unpack(meta, tensors)
+    parts = _parts(meta, tensors)
     unique, back = torch.unique(flat.cpu(), return_inverse=True)
     place = torch.from_numpy(_places(out))[unique]
     result = torch.empty(len(unique), width, device=parts.bits.device)
@@ -168,6 +168,7 @@ def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
     for s in range(meta["segments"]):
         here = ((place >= edge[s]) & (place < edge[s + 1])).nonzero()[:, 0]
         if len(here):
+            here = here[place[here].argsort()]
             local = place[here] - edge[s]
             result[here.to(result.device)] = _decode(meta, parts, s, local, unique[here])
     return result[back.to(result.device)].reshape(*ids.shape, width)
@@ -204,6 +205,43 @@ def unpack(meta: Meta, tensors: Tensors) -> Parts:
         _octaves(row, ROW_OCTAVE),
         ends - lengths,
     )
+
+
+# A generation reads the same small fields thousands of times: they are unpacked once, kept for as
+# long as the stream they belong to, and again where it was written to.
+_KEPT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+@dataclass
+class _Kept:
+    version: int
+    parts: Parts  # without the stream, which would keep itself alive
+    segments: list[tuple[Any, tuple[Any, ...], Tensor]] | None = None
+
+
+def _kept(meta: Meta, tensors: Tensors) -> _Kept:
+    codes = tensors["codes"]
+    version = -1 if codes.is_inference() else codes._version
+    kept: _Kept | None = _KEPT.get(codes)
+    if kept is None or kept.version != version:
+        parts = replace(unpack(meta, tensors), bits=codes.new_empty(0))
+        kept = _KEPT[codes] = _Kept(version, parts)
+    return kept
+
+
+def _parts(meta: Meta, tensors: Tensors) -> Parts:
+    return replace(_kept(meta, tensors).parts, bits=tensors["codes"])
+
+
+def _ready(meta: Meta, tensors: Tensors) -> list[tuple[Any, tuple[Any, ...], Tensor]]:
+    """For each segment: what its arguments point to, the arguments, where its rows go."""
+    kept = _kept(meta, tensors)
+    if kept.segments is None:
+        parts, kept.segments = replace(kept.parts, bits=tensors["codes"]), []
+        for s, rows in enumerate(_segments(meta)):
+            alive, arguments = _arguments(meta, parts, s, torch.arange(len(rows)), rows)
+            kept.segments.append((alive[1:], arguments, rows.to(torch.int32)))
+    return kept.segments
 
 
 def _field(meta: Meta, tensors: Tensors, name: str, count: int) -> Tensor:
@@ -272,18 +310,33 @@ def _decode(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> Te
     _alive, arguments = _arguments(meta, parts, s, local, rows)
     out = torch.empty(meta["shape"][1], len(local))
     lib.sprue_trellis_decode(*arguments, ctypes.c_void_p(out.data_ptr()))
-    return out.T
+    return out.T.contiguous()  # rows that are scattered next are copied whole
 
 
-def _multiply(meta: Meta, parts: Parts, s: int, rows: Tensor, x: Tensor) -> Tensor:
-    """x [batch, in] times the transpose of segment s, float32 [batch, rows]."""
+def _multiply(meta: Meta, tensors: Tensors, x: Tensor, y: Tensor) -> None:
+    """y [batch, out] = x [batch, in] times the transpose, decoded as it is multiplied."""
     lib = kernels.library()
     assert lib is not None
-    _alive, arguments = _arguments(meta, parts, s, torch.arange(len(rows)), rows)
-    x, y = x.contiguous(), torch.empty(len(x), len(rows))
-    if lib.sprue_trellis_matmul(*arguments, x.data_ptr(), len(x), y.data_ptr()):
-        raise MemoryError(f"no memory for a product with {len(rows)} rows")
-    return y
+    given = x.data_ptr(), len(x)
+    segments = _ready(meta, tensors)
+
+    def one(segment: tuple[Any, tuple[Any, ...], Tensor]) -> int:
+        _alive, arguments, place = segment
+        return int(
+            lib.sprue_trellis_matmul(*arguments, *given, place.data_ptr(), y.shape[1], y.data_ptr())
+        )
+
+    if len(segments) > 1 and torch.get_num_threads() > 1:
+        short = any(_pool(torch.get_num_threads()).map(one, segments))
+    else:
+        short = any(one(segment) for segment in segments)
+    if short:
+        raise MemoryError(f"no memory for a product with {y.shape[1]} rows")
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
 
 
 def _gather(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> Tensor:
