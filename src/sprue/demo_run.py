@@ -23,7 +23,9 @@ MODEL, REPORT, FIGURES = "model", "report.html", "demo.json"
 PROMPT = "The court shall"
 TOKENS = 40
 CONTEXT = 256
-WINDOWS = 128
+WINDOWS = 64
+MEASURED = 40  # windows of each text
+KEEP = 0.99
 _MARK = ".sprue-demo"  # says that a folder is a demo's, so that the next demo may replace it
 
 
@@ -103,7 +105,8 @@ def run(
         out / MODEL,
         data=demo.test_files(),
         context=CONTEXT,
-        keep=None,
+        windows=MEASURED,
+        keep=KEEP,
         report=out / REPORT,
         seed=seed,
         device=device,
