@@ -88,8 +88,9 @@ def decompose(
 
 def relative_error(W: Tensor, approximation: Tensor, H: Tensor) -> float:
     """tr(D H D^T) / tr(W H W^T) with D = W - W^; 0 where both are 0."""
-    D = W - approximation
-    error, norm = _weighted(D, H), _weighted(W, H)
+    parts = list(zip(W.split(_ROWS), approximation.split(_ROWS), strict=True))
+    error = sum(_weighted(a - b, H) for a, b in parts)
+    norm = sum(_weighted(a, H) for a, _ in parts)
     return error / norm if norm > 0 else float(error > 0)
 
 
@@ -172,7 +173,7 @@ def _on_integers(p: Problem, choice: Choice, seed: int) -> tuple[dict[str, Any],
     factor_bits = choice.factor_bits or 8
     if rank and U is not None:
         L, R = _sketch(p, torch.from_numpy(U.astype(np.float32)), rank, seed)
-    residual = p.W - _stored(L, R, factor_bits)
+    residual = p.W - _stored(L, R, factor_bits) if len(R) else p.W
     turned, H, turn = _turned(residual, p.H, choice.rotate, seed)
     if turn and U is not None:
         U = inverse_factor(H, p.ridge)
@@ -203,7 +204,7 @@ def _on_trellis(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     U = inverse_factor(p.H, p.ridge)
     L, R, factor_bits = _low_rank(p, U, choice, seed)
-    residual = p.W - _stored(L, R, factor_bits)
+    residual = p.W - _stored(L, R, factor_bits) if len(R) else p.W
     turned, H, turn = _turned(residual, p.H, choice.rotate, seed)
     if turn:
         U = inverse_factor(H, p.ridge)
@@ -241,9 +242,12 @@ def side_bits(shape: torch.Size | tuple[int, int], row_field: int = _ROW_FIELD) 
 
 def row_steps(W: Tensor) -> NDArray[np.int32]:
     """Exponents, in 1/4 octaves, of the root mean square of each row of W once columns are even."""
-    squares = W.square()
-    columns = squares.mean(0).clamp(min=float(squares.mean()) * 1e-6 + _TINY)
-    rows = (squares @ (1 / columns) / W.shape[1]).sqrt().clamp(min=1e-4)
+    columns = torch.zeros(W.shape[1])
+    for part in W.split(_ROWS):
+        columns += part.square().sum(0)
+    columns = (columns / len(W)).clamp(min=float(columns.mean()) / len(W) * 1e-6 + _TINY)
+    rows = torch.cat([part.square() @ (1 / columns) for part in W.split(_ROWS)])
+    rows = (rows / W.shape[1]).sqrt().clamp(min=1e-4)
     exponent = torch.round(torch.log2(rows) * trellis.ROW_OCTAVE)
     return exponent.to(torch.int32).numpy()
 
@@ -256,7 +260,9 @@ def spread_of(W: Tensor, U: NDArray[np.float64], row: NDArray[np.int32]) -> rate
 def _variances(W: Tensor, row: NDArray[np.int32]) -> NDArray[np.float64]:
     """Mean square of each column of W, its rows divided by their steps; none is 0."""
     weight = torch.from_numpy(np.exp2(-2 * row / trellis.ROW_OCTAVE)).to(torch.float32)
-    variance = (weight @ W.square() / len(W)).to(torch.float64).numpy()
+    pairs = zip(weight.split(_ROWS), W.split(_ROWS), strict=True)
+    variance = (sum((w @ part.square() for w, part in pairs), torch.zeros(())) / len(W)).numpy()
+    variance = variance.astype(np.float64)
     return np.asarray(np.maximum(variance, variance.mean() * 1e-9 + _TINY**2))
 
 
