@@ -33,6 +33,7 @@ _TEMPER = 0.5
 _COLUMN_FIELD, _RATE_FIELD, _ROW_FIELD = 6, 6, 4  # bits of small integers not known yet
 _TINY = 1e-38  # the least normal float32
 _LARGEST = 1e15  # squares of weights must stay within float32
+_ROWS = 2048  # worked on at once: copies of all of an embedding would take much memory
 
 
 @dataclass(frozen=True)
