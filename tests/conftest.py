@@ -1,8 +1,9 @@
-"""What every test shares: one thread, no network, and the embedded model."""
+"""What every test shares: one thread, no network, the embedded model, tiny random ones."""
 
 from __future__ import annotations
 
 import os
+import random
 
 # Before torch is imported, which reads them once. Two processes with two threads each stall one
 # another on two cores.
@@ -11,7 +12,9 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,3 +36,187 @@ def root() -> Path:
 def base6m() -> Path:
     """The embedded model's folder."""
     return demo.model_path()
+
+
+# Tiny random instances of the real classes: a few blocks, all their peculiarities.
+VOCABULARY, CONTEXT = 96, 24
+
+
+def _llama_like(**changes: Any) -> dict[str, Any]:
+    fields = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return fields | changes
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "llama": _llama_like(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "llama-rope3": _llama_like(
+        model_type="llama",
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "mistral": _llama_like(sliding_window=8),
+    "ministral": _llama_like(
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
+    "qwen2": _llama_like(use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "qwen3": _llama_like(head_dim=16, tie_word_embeddings=True),
+    "gemma": _llama_like(head_dim=16),
+    "gemma2": _llama_like(head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
+    "gemma3_text": _llama_like(
+        head_dim=16,
+        sliding_window=8,
+        query_pre_attn_scalar=16,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "phi": _llama_like(num_key_value_heads=4, partial_rotary_factor=0.5, qk_layernorm=True),
+    "phi3": _llama_like(sliding_window=8),
+    "gpt2": {
+        "vocab_size": VOCABULARY,
+        "n_embd": 32,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "gpt_neox": _llama_like(rotary_pct=0.25),
+    "gpt_neox-serial": _llama_like(model_type="gpt_neox", use_parallel_residual=False),
+    "opt": _llama_like(ffn_dim=48),
+    "opt-narrow": _llama_like(
+        model_type="opt", ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=False
+    ),
+    "stablelm": _llama_like(use_qkv_bias=True, partial_rotary_factor=0.25),
+    "stablelm-parallel": _llama_like(
+        model_type="stablelm", use_parallel_residual=True, qk_layernorm=True
+    ),
+    "olmo2": _llama_like(),
+    "granite": _llama_like(
+        embedding_multiplier=3.0,
+        logits_scaling=2.0,
+        residual_multiplier=0.5,
+        attention_multiplier=0.3,
+        tie_word_embeddings=True,
+    ),
+    "smollm3": _llama_like(no_rope_layers=[1, 0, 1]),
+}
+
+
+def config_of(name: str, **changes: Any) -> Any:
+    """The `transformers` config of a tiny model."""
+    from transformers import AutoConfig
+
+    fields = TINY[name] | changes
+    return AutoConfig.for_model(fields.pop("model_type", name), **fields)
+
+
+def build(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A tiny model with weights large enough that every part shows in the output."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = AutoModelForCausalLM.from_config(config_of(name, **changes), dtype=dtype)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `tiny` runs once for every tiny model."""
+    if "tiny" in metafunc.fixturenames:
+        metafunc.parametrize("tiny", TINY)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """name -> a saved tiny model; read only, shared by all tests."""
+    made: dict[tuple[str, torch.dtype], Path] = {}
+
+    def make(name: str, dtype: torch.dtype = torch.float32) -> Path:
+        if (name, dtype) not in made:
+            path = tmp_path_factory.mktemp(name)
+            build(name, dtype).save_pretrained(path)
+            made[name, dtype] = path
+        return made[name, dtype]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ids() -> torch.Tensor:
+    """Five windows of token ids."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(VOCABULARY, (5, CONTEXT), generator=generator)
+
+
+# Models that can be compressed need a tokenizer, and text to be calibrated on.
+ALPHABET = 259  # 256 bytes and three special tokens
+_WORDS = (
+    "the court shall have power to hear a model of the weight that was lost in return for all "
+    "self def class import value is not and or with on by from it as be which this no"
+)
+
+
+def _speak(path: Path) -> None:
+    """Put a byte-level tokenizer beside a model: a token for every byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>"]
+    tokens = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token=special[0], bos_token=special[1], eos_token=special[2]
+    ).save_pretrained(path)
+
+
+@pytest.fixture(scope="session")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """name, dtype, changes -> a saved tiny model with a tokenizer; read only, shared."""
+    made: dict[str, Path] = {}
+
+    def make(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
+        key = f"{name} {dtype} {sorted(changes.items())}"
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(name)
+            build(name, dtype, **{"vocab_size": ALPHABET} | changes).save_pretrained(made[key])
+            _speak(made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """seed -> a text file of a few thousand words; another seed, another text."""
+    folder = tmp_path_factory.mktemp("corpus")
+
+    def make(seed: int = 0) -> Path:
+        path = folder / f"text{seed}.txt"
+        if not path.exists():
+            drawn = random.Random(seed).choices(_WORDS.split(), k=2000)
+            path.write_text(" ".join(drawn), encoding="utf-8")
+        return path
+
+    return make

@@ -21,3 +21,7 @@ class ArtifactError(SprueError):
 
 class ResourceError(SprueError):
     """Too little memory or disk on this machine."""
+
+
+class SprueWarning(UserWarning):
+    """What a user may want to do otherwise; the command line says it in one line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from sprue.errors import BudgetError
 from sprue.models import Source
@@ -12,14 +12,15 @@ from sprue.plan import presets
 from sprue.plan.recipe import Recipe
 from sprue.plan.solve import Candidate, solve
 from sprue.plan.survey import DAMPING, Survey
-from sprue.weights import decompose
+from sprue.weights import decompose, rates
 from sprue.weights.choice import Choice
 from sprue.weights.grids import integer
 
-# 8 bits do no measurable harm to an embedding (0.0% for Q8_0, benchmarks/LOG.md)
-OUTER = Choice("int", 8, group_size=64, feedback=False)
-_OUTER_BITS = (8, 6, 5, 4, 3)
-_LEAST, _MOST, _STEP = 0.75, 6.25, 0.125
+BEST = "best"  # the preset's name where the solver picks
+_OUTER_BITS = (8, 6, 5, 4, 3)  # 8 bits do an embedding no harm that can be measured
+_OUTER_GROUP = 64
+_LEAST, _LEAST_CODE, _STEP = 0.75, 0.5, 0.125  # bits a weight of trellises that are tried
+_ABOVE = (7, 8)  # bits of integer codes, which go on where the trellis ends
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Matrices:
     linears: Mapping[str, tuple[int, int]]
     outer: Mapping[str, tuple[int, int]]
     rest: int
+
+    @property
+    def weights(self) -> int:
+        """Number of weights of the linears."""
+        return sum(prod(shape) for shape in self.linears.values())
 
 
 def matrices(source: Source) -> Matrices:
@@ -55,65 +61,128 @@ def matrices(source: Source) -> Matrices:
     return Matrices(linears, outer, source.nbytes - taken)
 
 
+def check(m: Matrices, bits: float | None, size: int | None) -> None:
+    """Refuse a budget that the solver cannot meet, before the model is surveyed.
+
+    Args:
+        m: the matrices.
+        bits: bits a weight over the linears, or None.
+        size: bytes of all tensors, or None.
+
+    Raises:
+        BudgetError: not even the least of everything fits.
+    """
+    if bits is not None:
+        least = sum(_least(shape) * prod(shape) for shape in m.linears.values()) / m.weights
+        if least > bits:
+            raise BudgetError(
+                f"this model's linears take at least {least:.3f} bits a weight, {bits:g} were "
+                "given: give more"
+            )
+    if size is not None:
+        shapes = [*m.outer.values(), *m.linears.values()]
+        bytes_ = m.rest + ceil(sum(_least(shape) * prod(shape) for shape in shapes) / 8)
+        if bytes_ > size:
+            raise BudgetError(
+                f"this model takes at least {bytes_:,} bytes ({m.rest:,} of them for norms, biases "
+                f"and positions, which stay as they are); {size:,} were given: give more"
+            )
+
+
 def for_bits(m: Matrices, bits: float, seed: int, survey: Survey | None, preset: str) -> Recipe:
-    """`bits` a weight over the linears, everything stored counted; embedding and head at 8."""
-    outer = dict.fromkeys(m.outer, OUTER)
-    return Recipe({**outer, **_linears(m, bits, survey, preset)}, preset, seed, **_flags(survey))
+    """`bits` a weight over the linears, everything stored counted; embedding and head at 8.
 
-
-def for_size(m: Matrices, size: int, seed: int, survey: Survey | None, preset: str) -> Recipe:
-    """All tensors in `size` bytes.
+    Args:
+        m: the matrices.
+        bits: the budget.
+        seed: of the recipe.
+        survey: what the solver picks by, with the preset "best"; else None.
+        preset: its name.
 
     Raises:
         BudgetError: it cannot be done.
     """
-    room = 8.0 * (size - m.rest)
+    outer = {name: _outer(shape, _OUTER_BITS[0]) for name, shape in m.outer.items()}
+    if survey is None:
+        linears = presets.choices(preset, m.linears, bits)
+    else:
+        menu = {name: options(survey, name) for name in m.linears}
+        linears = _picked(menu, bits * m.weights)
+    return _recipe({**outer, **linears}, preset, seed, survey)
+
+
+def for_size(m: Matrices, size: int, seed: int, survey: Survey | None, preset: str) -> Recipe:
+    """All tensors in `size` bytes; the other arguments as for `for_bits`.
+
+    Raises:
+        BudgetError: it cannot be done.
+    """
+    room = 8 * (size - m.rest)
     if room <= 0:
         raise BudgetError(
             f"{size:,} bytes do not hold what stays as it is (norms, biases, positions: "
             f"{m.rest:,} bytes): give more"
         )
-    if survey is not None:
-        picked = solve({name: options(survey, name) for name in [*m.outer, *m.linears]}, room)
-        return Recipe(
-            {name: _best(c.bits) for name, c in picked.items()}, preset, seed, **_flags(survey)
-        )
-    weights = sum(out * width for out, width in m.linears.values())
-    for code in _OUTER_BITS:
-        outer = {name: Choice("int", code, group_size=64, feedback=False) for name in m.outer}
-        taken = sum(integer.stored_bits(s, code, 64, True) for s in m.outer.values())
-        # the embedding steps down only when the linears would otherwise get less than half of it
-        if (room - taken) / weights >= code / 2 or code == _OUTER_BITS[-1]:
-            bits = (room - taken) / weights
-            if bits <= 0:
-                break
-            return Recipe({**outer, **_linears(m, bits, None, preset)}, preset, seed, False, False)
-    raise BudgetError(f"{size:,} bytes do not hold the embedding of this model: give more")
+    if survey is None:
+        return _recipe(_by_preset(m, room, preset), preset, seed, None)
+    menu = {name: options(survey, name) for name in [*m.outer, *m.linears]}
+    return _recipe(_picked(menu, room), preset, seed, survey)
 
 
 def options(survey: Survey, name: str) -> list[Candidate]:
-    """What a matrix may take, from 3/4 of a bit a weight in eighths, with predicted damage."""
-    out, width = survey.outlooks[name].shape
-    least = max(_LEAST, decompose.side_bits((out, width)) + 0.5)
-    count = int((_MOST - least) / _STEP) + 1
-    rows = [least + _STEP * i for i in range(max(count, 1))]
-    return [Candidate(b, b * out * width, survey.damage(name, b)) for b in rows]
+    """What a matrix may take, with predicted damage in nats per token.
+
+    Trellises from 3/4 of a bit a weight in eighths to the most that they hold, then integers.
+    """
+    shape = survey.outlooks[name].shape
+    weights, least = prod(shape), _least(shape)
+    most = max(least, decompose.side_bits(shape) + rates.MOST / rates.UNIT)
+    bits = [least + _STEP * i for i in range(int((most - least) / _STEP) + 1)]
+    trellises = [Candidate(_trellis(b), b * weights, survey.damage(name, b)) for b in bits]
+    integers = presets.integer_candidates(shape, feedback=True, damping=DAMPING, codes=_ABOVE)
+    unit = survey.power(name) / weights
+    return trellises + [Candidate(c.choice, c.size, c.damage * unit) for c in integers]
 
 
-def _linears(m: Matrices, bits: float, survey: Survey | None, preset: str) -> dict[str, Choice]:
-    if survey is None:
-        return {name: presets.choice(preset, shape, bits) for name, shape in m.linears.items()}
-    room = bits * sum(out * width for out, width in m.linears.values())
-    picked = solve({name: options(survey, name) for name in m.linears}, room)
-    return {name: _best(picked[name].bits) for name in m.linears}
+def _least(shape: tuple[int, int]) -> float:
+    """Bits a weight of the smallest trellis that is tried."""
+    return max(_LEAST, decompose.side_bits(shape) + _LEAST_CODE)
 
 
-def _best(bits: float) -> Choice:
+def _by_preset(m: Matrices, room: int, preset: str) -> dict[str, Choice]:
+    """The embedding steps down only when linears would otherwise get less than half of it."""
+    for code in _OUTER_BITS:
+        outer = {name: _outer(shape, code) for name, shape in m.outer.items()}
+        left = room - sum(
+            integer.stored_bits(m.outer[name], code, choice.group_size, choice.symmetric)
+            for name, choice in outer.items()
+        )
+        if left / m.weights >= code / 2:
+            break
+    if left <= 0:
+        raise BudgetError(
+            f"{room // 8:,} bytes do not hold this model's embedding and head, even at "
+            f"{_OUTER_BITS[-1]} bits a weight: give more"
+        )
+    return {**outer, **presets.choices(preset, m.linears, left / m.weights)}
+
+
+def _picked(menu: Mapping[str, list[Candidate]], room: float) -> dict[str, Choice]:
+    return {name: c.choice for name, c in solve(menu, room).items()}
+
+
+def _trellis(bits: float) -> Choice:
     return Choice("trellis", bits, rank=None, factor_bits=None, damping=DAMPING)
 
 
-def _flags(survey: Survey | None) -> dict[str, bool]:
-    return {"shift": survey is not None, "importance": survey is not None}
+def _outer(shape: tuple[int, int], bits: int) -> Choice:
+    group = _OUTER_GROUP if shape[1] > _OUTER_GROUP else None
+    return Choice("int", bits, group_size=group, feedback=False)
+
+
+def _recipe(tensors: Mapping[str, Choice], preset: str, seed: int, survey: Survey | None) -> Recipe:
+    measured = survey is not None
+    return Recipe(tensors, preset, seed, shift=measured, importance=measured)
 
 
 def _shape(source: Source, name: str, plain: bool = False) -> tuple[int, int]:

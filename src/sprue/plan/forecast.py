@@ -16,10 +16,10 @@ import torch
 from sprue.errors import ResourceError
 from sprue.models import Source
 from sprue.plan.design import Matrices
+from sprue.plan.walk import RESIDENT
 from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
 
-RESIDENT = 256 << 20  # bytes of activations of one kind that stay in memory
 _PASSES = 9  # forward passes of a block: survey 4, statistics about 3 and a half, advancing 2
 _COPIES = 5  # of the largest matrix, float32, while it is packed
 _BATCH = 8  # windows per forward
@@ -74,7 +74,7 @@ class Forecast:
 
 
 def forecast(
-    source: Source, m: Matrices, ids: Sequence[int], result: int, survey: bool, trellis: bool
+    source: Source, m: Matrices, ids: Sequence[int], result: int, surveyed: bool, trellis: bool
 ) -> Forecast:
     """What compressing `source` will take.
 
@@ -83,7 +83,7 @@ def forecast(
         m: its matrices.
         ids: (windows, context) of the calibration.
         result: bytes of the result, at most.
-        survey: whether the model is surveyed first.
+        surveyed: whether the model is surveyed first.
         trellis: whether matrices are coded on the trellis, which takes longest.
     """
     windows, context = ids
@@ -98,7 +98,7 @@ def forecast(
     inside = block + statistics + 4 * _COPIES * largest
     added = max(inside, 3 * outer) + batch + 3 * min(activations, RESIDENT)
     kept = 2 * activations if activations > RESIDENT else 0
-    saved = 4 * min(windows, 32) * context * width * source.blocks if survey else 0
+    saved = 4 * min(windows, 32) * context * width * source.blocks if surveyed else 0
     kept += saved if saved > RESIDENT else 0
     now = psutil.Process().memory_info().rss
     return Forecast(now + added, added, result + kept, _seconds(m, windows * context, trellis))

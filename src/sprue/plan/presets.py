@@ -2,73 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import floor
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from math import erfc, exp, floor, log, pi, prod, sqrt
 
-from sprue.errors import BudgetError
-from sprue.weights import factors
+from sprue.errors import BudgetError, InputError
+from sprue.plan.solve import Candidate, solve
+from sprue.weights import decompose, factors
 from sprue.weights.choice import Choice
 from sprue.weights.grids import integer
 
 Shape = tuple[int, int]
+Shapes = Mapping[str, Shape]
 
 GROUPS = (32, 64, 128, 256, None)
+_CODES = range(2, 9)
+_LEAST_CODE = 0.5  # bits a weight of the trellis' own stream, below which it has no rate to give
 _SVD_FACTOR_BITS = 8
 _CALDERA_FACTOR_BITS = 4
 _CALDERA_RANK_SHARE = 16  # the rank is the smaller side over this, as 256 of 4096 in the paper
 
 
-def choice(preset: str, shape: Shape, bits: float) -> Choice:
-    """How `preset` stores a matrix of this shape in at most `bits` a weight, all counted.
+def choices(preset: str, shapes: Shapes, bits: float) -> dict[str, Choice]:
+    """How `preset` stores matrices in at most `bits` a weight over all of them, all counted.
 
     Raises:
-        BudgetError: an unknown preset, or one that cannot be had for so few bits.
+        InputError: an unknown preset.
+        BudgetError: one that cannot be had for so few bits; says which matrix.
+    """
+    return dict(zip(shapes, known(preset)(shapes, bits), strict=True))
+
+
+def known(preset: str) -> Callable[[Shapes, float], list[Choice]]:
+    """The preset of this name.
+
+    Raises:
+        InputError: there is none.
     """
     if preset not in PRESETS:
-        raise BudgetError(f"unknown preset {preset!r}: known are {', '.join(PRESETS)}")
-    return PRESETS[preset](shape, bits)
+        raise InputError(f"unknown preset {preset!r}: known are {', '.join(PRESETS)}")
+    return PRESETS[preset]
 
 
-def integers(shape: Shape, bits: float, feedback: bool) -> Choice:
-    """The integer grid that stores the most within `bits` a weight."""
-    weights = shape[0] * shape[1]
-    menu = [
-        (integer.stored_bits(shape, code, group, True) / weights, code, group)
-        for code in range(2, 9)
-        for group in GROUPS
-        if group is None or group <= shape[1]
-    ]
-    fitting = [entry for entry in menu if entry[0] <= bits]
-    if not fitting:
-        least = min(entry[0] for entry in menu)
-        raise BudgetError(
-            f"an integer grid takes at least {least:.3f} bits a weight for a matrix of "
-            f"{shape[0]} x {shape[1]}, scales included; {bits:g} were given: give more, or leave "
-            "out --preset (the solver's own grid goes down to 1 bit)"
+def integer_candidates(
+    shape: Shape, feedback: bool, damping: float = 0.01, codes: Sequence[int] = _CODES
+) -> list[Candidate]:
+    """Integer grids for a matrix; the damage is the squared error of normal weights, all of them.
+
+    A rate that integers and their scales do not meet is met over all matrices: some take the grid
+    above it, some the grid below.
+    """
+    sizes = [g for g in GROUPS if g is None or g <= shape[1]]
+    return [
+        Candidate(
+            Choice("int", code, group_size=group, feedback=feedback, damping=damping),
+            integer.stored_bits(shape, code, group, True),
+            prod(shape) * rounding(code, group or shape[1]),
         )
-    _, code, group = max(fitting, key=lambda entry: (entry[0], entry[1]))
-    return Choice("int", code, group_size=group, feedback=feedback)
+        for code in codes
+        for group in sizes
+    ]
 
 
-def _svd(shape: Shape, bits: float) -> Choice:
+@cache
+def rounding(bits: int, group: int) -> float:
+    """Mean squared error of rounding standard normal numbers, a scale for every `group` of them.
+
+    2^bits levels span -c .. c: steps of 2c / 2^bits, and what lies beyond c. The best c is taken,
+    but none beyond sqrt(2 log 2 group), about the largest of the group.
+    """
+    largest = sqrt(2 * log(2 * group))
+    return min(_clipped(bits, largest * i / 64) for i in range(1, 65))
+
+
+def _clipped(bits: int, c: float) -> float:
+    beyond = erfc(c / sqrt(2)) / 2
+    tail = 2 * ((1 + c * c) * beyond - c * exp(-c * c / 2) / sqrt(2 * pi))
+    return (2 * c / 2.0**bits) ** 2 / 12 + tail
+
+
+def _integers(shapes: Shapes, bits: float, feedback: bool) -> list[Choice]:
+    menu = {name: integer_candidates(shape, feedback) for name, shape in shapes.items()}
+    weights = sum(prod(shape) for shape in shapes.values())
+    least = sum(min(c.size for c in row) for row in menu.values()) / weights
+    if least > bits:
+        raise BudgetError(
+            f"an integer grid takes at least {least:.3f} bits a weight here, scales included; "
+            f"{bits:g} were given: give more, or leave out --preset (the solver's own grid goes "
+            "below 1 bit)"
+        )
+    return [c.choice for c in solve(menu, bits * weights).values()]
+
+
+def _svd(name: str, shape: Shape, bits: float) -> Choice:
     one = factors.stored_bits(shape, 1, _SVD_FACTOR_BITS)
-    rank = min(floor(bits * shape[0] * shape[1] / one), *shape)
+    rank = min(floor(bits * prod(shape) / one), *shape)
+    while rank and factors.stored_bits(shape, rank, _SVD_FACTOR_BITS) > bits * prod(shape):
+        rank -= 1
     if rank < 1:
-        raise BudgetError(f"{bits:g} bits a weight hold no factor of {shape[0]} x {shape[1]}")
+        raise BudgetError(
+            f"{name} ({shape[0]} x {shape[1]}): one component of a factor takes "
+            f"{one / prod(shape):.3f} bits a weight, {bits:g} were given: give more"
+        )
     return Choice("none", bits, rank=rank, factor_bits=_SVD_FACTOR_BITS)
 
 
-def _caldera(shape: Shape, bits: float) -> Choice:
+def _caldera(name: str, shape: Shape, bits: float) -> Choice:
     rank = max(1, min(shape) // _CALDERA_RANK_SHARE)
-    weights = shape[0] * shape[1]
+    weights = prod(shape)
     while rank > 1 and factors.stored_bits(shape, rank, _CALDERA_FACTOR_BITS) > bits * weights / 4:
         rank //= 2  # small matrices: factors take a quarter of the bits at most
+    low_rank = factors.stored_bits(shape, rank, _CALDERA_FACTOR_BITS) / weights
+    least = low_rank + decompose.side_bits(shape) + _LEAST_CODE
+    if bits < least:
+        raise BudgetError(
+            f"{name} ({shape[0]} x {shape[1]}) takes at least {least:.3f} bits a weight, its "
+            f"factors included; {bits:g} were given: give more"
+        )
     return Choice("trellis", bits, rotate="both", rank=rank, factor_bits=_CALDERA_FACTOR_BITS)
 
 
-PRESETS: Mapping[str, Callable[[Shape, float], Choice]] = {
-    "rtn": lambda shape, bits: integers(shape, bits, feedback=False),
-    "gptq": lambda shape, bits: integers(shape, bits, feedback=True),
-    "svd": _svd,
-    "caldera": _caldera,
+def _each(one: Callable[[str, Shape, float], Choice]) -> Callable[[Shapes, float], list[Choice]]:
+    """The preset that gives every matrix the same bits a weight."""
+    return lambda shapes, bits: [one(name, shape, bits) for name, shape in shapes.items()]
+
+
+PRESETS: Mapping[str, Callable[[Shapes, float], list[Choice]]] = {
+    "rtn": lambda shapes, bits: _integers(shapes, bits, feedback=False),
+    "gptq": lambda shapes, bits: _integers(shapes, bits, feedback=True),
+    "svd": _each(_svd),
+    "caldera": _each(_caldera),
 }

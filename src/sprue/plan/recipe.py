@@ -14,6 +14,28 @@ from sprue.errors import InputError
 from sprue.weights.choice import Choice
 
 VERSION = 1
+_NUMBER, _WHOLE, _OR_NONE = (int, float), (int,), (int, type(None))
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "grid": (str,),
+    "bits": _NUMBER,
+    "group_size": _OR_NONE,
+    "symmetric": (bool,),
+    "feedback": (bool,),
+    "rotate": (str,),
+    "rank": _OR_NONE,
+    "factor_bits": _OR_NONE,
+    "refits": _WHOLE,
+    "damping": _NUMBER,
+    "state_bits": _WHOLE,
+    "version": _WHOLE,
+    "preset": (str,),
+    "seed": _WHOLE,
+    "shift": (bool,),
+    "importance": (bool,),
+    "default": (dict, type(None)),
+    "tensors": (dict,),
+}
+_FIELDS = ("version", "preset", "seed", "shift", "importance", "default", "tensors")
 
 
 @dataclass(frozen=True)
@@ -67,11 +89,12 @@ def read(path: Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no recipe {path}: give a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"the recipe {path} cannot be read as YAML: {error}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the recipe {path} cannot be read as YAML: {reason}") from error
     try:
         return from_dict(content)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except ValueError as error:
         raise InputError(
             f"the recipe {path} does not fit: {error}; 'recipe.yaml' beside a compressed model "
             "shows the form"
@@ -86,24 +109,61 @@ def from_dict(content: Any) -> Recipe:
     """
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise ValueError(f"expected a mapping with 'version: {VERSION}'")
-    known = {"version", "preset", "seed", "shift", "importance", "default", "tensors"}
-    unknown = sorted(set(content) - known)
+    _check_kinds("the recipe", content)
+    unknown = [key for key in content if key not in _FIELDS]
     if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    default = content.get("default") or {}
-    tensors = {
-        name: Choice.from_dict({**default, **(fields or {})})
-        for name, fields in (content.get("tensors") or {}).items()
-    }
-    if not tensors:
+        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    rows = content.get("tensors") or {}
+    if not rows:
         raise ValueError("'tensors' names no module")
-    return Recipe(
-        tensors,
-        str(content.get("preset", "recipe")),
-        int(content.get("seed", 0)),
-        bool(content.get("shift", True)),
-        bool(content.get("importance", True)),
-    )
+    default = content.get("default") or {}
+    given = {k: content[k] for k in ("preset", "seed", "shift", "importance") if k in content}
+    return Recipe({name: _choice(name, default, row) for name, row in rows.items()}, **given)
+
+
+def check(recipe: Recipe, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse a recipe that does not fit matrices of these names and shapes (out, in).
+
+    Raises:
+        InputError: an unknown name, or a group or rank larger than the matrix.
+    """
+    for name, choice in recipe.tensors.items():
+        if name not in shapes:
+            raise InputError(
+                f"the recipe names {name!r}, which this model does not have (a head that is tied "
+                f"to the embedding has no matrix); it has {', '.join(list(shapes)[:3])} and so on"
+            )
+        out, width = shapes[name]
+        if choice.grid == "int" and (choice.group_size or 1) > width:
+            raise InputError(
+                f"the recipe gives {name!r} groups of {choice.group_size} weights, its rows have "
+                f"{width}: take at most that, or null for a whole row"
+            )
+        if (choice.rank or 0) > min(out, width):
+            raise InputError(
+                f"the recipe gives {name!r} a rank of {choice.rank}; a matrix of {out} x {width} "
+                f"has at most {min(out, width)}"
+            )
+
+
+def _choice(name: object, default: Mapping[str, Any], row: Any) -> Choice:
+    if not isinstance(name, str) or not isinstance(row, dict | None):
+        raise ValueError(f"'tensors' maps module names to fields, received {name!r}: {row!r}")
+    fields = {**default, **(row or {})}
+    try:
+        _check_kinds(name, fields)
+        return Choice.from_dict(fields)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _check_kinds(where: str, fields: Mapping[Any, Any]) -> None:
+    """Refuse values of another kind than their field's; a field that is not known comes later."""
+    for key, value in fields.items():
+        kinds = _KINDS.get(key, (object,))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds[:1]):
+            words = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+            raise ValueError(f"{where}: {key} should be {words}, received {value!r}")
 
 
 def _most_common(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sprue.models import Stream
 from sprue.models.fisher import Fisher, fisher
+from sprue.plan.blame import blamed
 from sprue.plan.moments import Moment
 from sprue.weights.outlook import Outlook, outlook
 
@@ -39,38 +40,53 @@ class Survey:
         """Predicted KL of the original from the result, nats per token, for this matrix alone."""
         return 0.5 * self.outlooks[name].damage(bits)
 
+    def power(self, name: str) -> float:
+        """The same for an error that is in every column, after feedback, as large as the column."""
+        o = self.outlooks[name]
+        return 0.5 * o.scale * float((o.spread.variance * o.spread.cost).sum())
 
-def survey(
-    stream: Stream, *, seed: int, progress: Callable[[int], None] | None = None
-) -> Survey:
+
+def survey(stream: Stream, *, seed: int, progress: Callable[[int], None] | None = None) -> Survey:
     """Measure the model of `stream` on its windows.
 
     Args:
         stream: the original, on a few windows.
         seed: of the labels that the Fisher information draws.
         progress: called with the number of blocks done so far, up to three times their number.
+
+    Raises:
+        InputError: weights or activations that cannot be measured; says of which matrix.
     """
     report = progress or (lambda done: None)
     found = fisher(stream, seed=seed, progress=report)
     outlooks: dict[str, Outlook] = {}
-    source, hidden = stream.source, stream.embed()
+    hidden = stream.embed()
     for i in range(stream.blocks):
-        prefix = source.family.block(i)
-        block = stream.load(i)
-        moments = {group.linears[0]: Moment() for group in source.family.groups(source.config)}
-        stream.run(block, i, hidden, moments, out=hidden)
-        del block
-        for group in source.family.groups(source.config):
-            H = moments.pop(group.linears[0]).mean()
-            for local in group.linears:
-                name = f"{prefix}.{local}"
-                W = source.weight(name)
-                outlooks[name] = outlook(W, H, found.rows[name], DAMPING)
+        outlooks |= _block(stream, i, hidden, found)
         report(2 * stream.blocks + i + 1)
-    importance, moments_of = _outer(stream, hidden, found)
-    for name, H in moments_of.items():
-        outlooks[name] = outlook(source.weight(name), H, importance[name], DAMPING)
-    return Survey(outlooks, {**found.rows, **importance}, moments_of)
+    importance, moments = _outer(stream, hidden, found)
+    for name, H in moments.items():
+        outlooks[name] = _outlook(stream, name, H, importance[name])
+    return Survey(outlooks, {**found.rows, **importance}, moments)
+
+
+def _block(stream: Stream, i: int, hidden: Tensor, found: Fisher) -> dict[str, Outlook]:
+    """The outlooks of block i; `hidden` is advanced through it."""
+    family = stream.source.family
+    groups, prefix = family.groups(stream.source.config), family.block(i)
+    moments = {group.linears[0]: Moment() for group in groups}
+    stream.run(stream.load(i), i, hidden, moments, out=hidden)
+    outlooks = {}
+    for group in groups:
+        H = moments.pop(group.linears[0]).mean()
+        for name in (f"{prefix}.{local}" for local in group.linears):
+            outlooks[name] = _outlook(stream, name, H, found.rows[name])
+    return outlooks
+
+
+def _outlook(stream: Stream, name: str, H: Tensor, importance: Tensor) -> Outlook:
+    with blamed(name):
+        return outlook(stream.source.weight(name), H, importance, DAMPING)
 
 
 def _outer(

@@ -10,48 +10,25 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from sprue.errors import InputError
 from sprue.models import Group, Source, Stream, Writer, lent, set_weight
+from sprue.plan.blame import blamed
+from sprue.plan.ledger import Ledger
 from sprue.plan.moments import Pair
 from sprue.plan.recipe import Recipe
+from sprue.plan.survey import Survey
 from sprue.weights import packed
 from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
 from sprue.weights.packed import Packed
 from sprue.weights.target import shifted
 
-_GRANT = 0.25  # bits a weight that a matrix may take over from those before it
-
-
-@dataclass
-class Ledger:
-    """What matrices were allowed and took, so that what one leaves goes to the next.
-
-    Attributes:
-        exact: every matrix takes what the recipe says (a recipe that is run again).
-        carry: bits allowed and not yet taken.
-    """
-
-    exact: bool = False
-    carry: float = 0.0
-
-    def grant(self, choice: Choice, weights: int) -> Choice:
-        """The choice with its share of what is left over; grids of fixed rates stay."""
-        if self.exact or choice.grid != "trellis":
-            return choice
-        return choice.with_bits(choice.bits + min(self.carry / weights, _GRANT))
-
-    def book(self, planned: Choice, result: Packed) -> None:
-        """Note what a matrix took of what it was planned to take."""
-        if planned.grid == "trellis":
-            out, width = result.shape
-            self.carry += planned.bits * out * width - result.bits
+RESIDENT = 256 << 20  # bytes of activations of one kind that stay in memory
 
 
 @dataclass(frozen=True)
@@ -74,11 +51,10 @@ class Walk:
         ids: calibration windows, int64 [windows, context].
         recipe: what to do.
         writer: where it goes.
-        importance: module name -> [out], or empty.
-        moments: second moments for embedding and head, or empty.
-        ledger: bits allowed and taken.
+        survey: what was measured, where the recipe weighs by it.
+        exact: every matrix takes what the recipe says, and nothing that others left.
         device: where blocks run.
-        threads: matrices packed at the same time.
+        threads: matrices packed at the same time; does not change the result.
         batch: windows per forward.
         resident: bytes of activations beyond which they live in a file.
         progress: called after every group of linears.
@@ -89,29 +65,41 @@ class Walk:
     ids: Tensor
     recipe: Recipe
     writer: Writer
-    importance: Mapping[str, Tensor] = field(default_factory=dict)
-    moments: Mapping[str, Tensor] = field(default_factory=dict)
-    ledger: Ledger = field(default_factory=Ledger)
+    survey: Survey | None = None
+    exact: bool = False
     device: str = "cpu"
-    threads: int = 1
+    threads: int = field(default_factory=torch.get_num_threads)
     batch: int = 8
-    resident: int | None = 256 << 20
+    resident: int | None = RESIDENT
     progress: Callable[[], None] = lambda: None
     records: dict[str, Record] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ledger = Ledger(self.exact)
+        self._given = self.survey.moments if self.survey else {}
+        self._importance = self.survey.importance if self.survey else {}
 
     def run(self) -> dict[str, Record]:
         """Pack and write everything; the folder is not yet finished."""
         embedding = self._outer()
-        stream = partial(
-            Stream, self.source, self.ids, self.batch, self.device, resident=self.resident
-        )
-        compressed = stream(replaced=embedding)
-        hidden = compressed.embed()
-        original = stream().embed() if self.recipe.shift else None
-        for i in range(compressed.blocks):
-            self._block(compressed, i, hidden, original)
+        hidden = self._stream(embedding).embed()
+        del embedding  # as large as a block, and of no more use
+        stream = self._stream({})
+        original = stream.embed() if self.recipe.shift else None
+        for i in range(stream.blocks):
+            self._block(stream, i, hidden, original)
         self.writer.block("rest", self._rest())
         return self.records
+
+    def _stream(self, replaced: Mapping[str, Tensor]) -> Stream:
+        return Stream(
+            self.source,
+            self.ids,
+            self.batch,
+            self.device,
+            replaced=replaced,
+            resident=self.resident,
+        )
 
     def _outer(self) -> dict[str, Tensor]:
         """Pack embedding and head; tensor name -> the dense embedding that blocks will see."""
@@ -120,7 +108,7 @@ class Walk:
             if name not in self.recipe.tensors:
                 continue
             W = self.source.weight(name)
-            H = self.moments.get(name, torch.eye(W.shape[1]))
+            H = self._given.get(name, torch.eye(W.shape[1]))
             result = self._pack(name, W, H)
             self.writer.block(_shard(name), self._stored(name, result))
             if name == family.embedding:
@@ -128,9 +116,7 @@ class Walk:
         self.progress()
         return dense
 
-    def _block(
-        self, stream: Stream, i: int, hidden: Tensor, original: Tensor | None
-    ) -> None:
+    def _block(self, stream: Stream, i: int, hidden: Tensor, original: Tensor | None) -> None:
         prefix, block = self.source.family.block(i), stream.load(i)
         tensors: dict[str, Tensor] = {}
         done: list[str] = []
@@ -172,22 +158,24 @@ class Walk:
             stream.settle(hidden)
         return pair.means()
 
-    def _as_it_was(self, block: nn.Module, prefix: str, done: list[str]):  # type: ignore[no-untyped-def]
+    def _as_it_was(
+        self, block: nn.Module, prefix: str, done: list[str]
+    ) -> AbstractContextManager[None]:
         return lent(block, done, lambda local: self.source.weight(f"{prefix}.{local}"))
 
-    def _group(
-        self, prefix: str, todo: list[str], H: Tensor, C: Tensor | None
-    ) -> list[Packed]:
+    def _group(self, prefix: str, todo: list[str], H: Tensor, C: Tensor | None) -> list[Packed]:
         """The packed linears of one group, in order; those of a group at the same time."""
         names = [f"{prefix}.{local}" for local in todo]
         planned = [self.recipe.tensors[name] for name in names]
         weights = [self.source.weight(name) for name in names]
-        first = self.ledger.grant(planned[0], weights[0].numel())
+        first = self._ledger.grant(planned[0], weights[0].numel())
         choices = [first, *planned[1:]]  # the same for every number of threads
 
         def one(name: str, W: Tensor, choice: Choice) -> Packed:
-            aim = W if C is None else shifted(W, H, C, choice.damping)
-            return self._decompose(name, aim, H, choice)
+            if C is not None and choice.grid != "raw":
+                with blamed(name):
+                    W = shifted(W, H, C, choice.damping)
+            return self._decompose(name, W, H, choice)
 
         with ThreadPoolExecutor(min(self.threads, len(names))) as pool:
             results = list(pool.map(one, names, weights, choices))
@@ -197,21 +185,21 @@ class Walk:
 
     def _pack(self, name: str, W: Tensor, H: Tensor) -> Packed:
         planned = self.recipe.tensors[name]
-        choice = self.ledger.grant(planned, W.numel())
+        choice = self._ledger.grant(planned, W.numel())
         result = self._decompose(name, W, H, choice)
         self._note(name, planned, choice, result)
         return result
 
     def _decompose(self, name: str, W: Tensor, H: Tensor, choice: Choice) -> Packed:
         seed = self.recipe.seed + zlib.crc32(name.encode())
-        importance = self.importance.get(name) if self.recipe.importance else None
-        try:
+        importance = self._importance.get(name) if self.recipe.importance else None
+        if choice.grid == "raw":
+            W = W.to(self.source.dtype(f"{name}.weight"))
+        with blamed(name):
             return decompose(W, H, choice, seed, importance, self.threads)
-        except ValueError as error:
-            raise InputError(f"{name}: {error}") from error
 
     def _note(self, name: str, planned: Choice, choice: Choice, result: Packed) -> None:
-        self.ledger.book(planned, result)
+        self._ledger.book(planned, result)
         weights = result.shape[0] * result.shape[1]
         layout = packed.layout(result)
         self.records[name] = Record(choice, layout, result.bits, weights, result.error)
