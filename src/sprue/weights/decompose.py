@@ -219,7 +219,10 @@ def _on_trellis(
             f"factors of rank {len(R)} take {taken:.3f} bits a weight of a matrix of shape "
             f"{list(p.W.shape)}, and {choice.bits:.3f} were given: give more, or a lower rank"
         )
-    meta, tensors = _coded(q, U, choice, budget, threads)
+    row = row_steps(turned)
+    s = spread_of(turned, U, row)
+    del U  # a wide layer's factors are the most that is in memory
+    meta, tensors = _coded(q, s, row, choice, budget, threads)
     meta = {**meta, **turn}
     if not len(R):
         return meta, tensors
@@ -268,11 +271,14 @@ def _variances(W: Tensor, row: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 def _coded(
-    p: Problem, U: NDArray[np.float64], choice: Choice, bits: float, threads: int
+    p: Problem,
+    s: rates.Spread,
+    row: NDArray[np.int32],
+    choice: Choice,
+    bits: float,
+    threads: int,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The trellis of at most `bits` a weight, everything stored counted."""
-    row = row_steps(p.W)
-    s = spread_of(p.W, U, row)
     side = side_bits(p.W.shape, int(row.max() - row.min()).bit_length())
     code_bits = bits - side
     while code_bits > 0:
@@ -297,10 +303,12 @@ def _coded_at(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The trellis whose codes take `bits` a weight."""
     if choice.feedback:
-        U = _tempered(p, s, bits)
-        s = rates.spread(s.variance, U)
+        exact = _tempered(p, s, bits)
+        s = rates.spread(s.variance, exact)
+        U = np.ascontiguousarray(exact, np.float32)
+        del exact
     else:
-        U = np.eye(len(s.cost))
+        U = np.eye(len(s.cost), dtype=np.float32)
         cost = p.H.diagonal().to(torch.float64).numpy() + p.ridge
         s = rates.Spread(s.variance, cost, np.zeros(len(cost)))
     rate, _ = rates.allocate(s, bits)
@@ -395,24 +403,29 @@ def _best_refit(
     """The factors beside what is stored, fitted again to what it left; the best iterate."""
     if not len(R):
         return dict(meta), dict(tensors)
-    Q = dense(meta, tensors)
-    left_over = p.W - Q
+    left_over = p.W - dense(meta, tensors)
     best = factors.attach(meta, tensors, L, R, bits)
-    error = _objective(p, Q + torch.mm(*factors.split(*best)))
+    stored, kept = factors.split(*best)
+    RH = kept @ p.H  # R stays as it is stored, so that L alone decides
+    cross, gram = left_over @ RH.T, RH @ kept.T
+    error = _objective(p, stored, cross, gram)
     for _ in range(refits):
-        kept = factors.split(*best)[1]
         L = lowrank.refit_left(left_over, kept, p.H, p.ridge)
         trial = factors.attach(meta, tensors, L, R, bits)
-        now = _objective(p, Q + torch.mm(*factors.split(*trial)))
+        now = _objective(p, factors.split(*trial)[0], cross, gram)
         if now >= error:
             break
         best, error = trial, now
     return best
 
 
-def _objective(p: Problem, approximation: Tensor) -> float:
-    D = (p.W - approximation) * torch.from_numpy(np.sqrt(p.importance))[:, None].to(torch.float32)
-    return _weighted(D, p.H)
+def _objective(p: Problem, L: Tensor, cross: Tensor, gram: Tensor) -> float:
+    """tr(G (Z - L R) H (Z - L R)^T) - tr(G Z H Z^T), with `cross` Z H R^T and `gram` R H R^T.
+
+    What L changes, without the products over all inputs that the whole would take.
+    """
+    rows = ((L @ gram - 2 * cross) * L).sum(1).to(torch.float64)
+    return float(rows @ torch.from_numpy(p.importance))
 
 
 def _turned(W: Tensor, H: Tensor, how: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Any]]:

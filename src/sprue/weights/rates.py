@@ -41,7 +41,7 @@ class Spread:
 def spread(variance: F64, U: F64) -> Spread:
     """From column variances [in] and U [in, in], upper, with U^T U the inverse second moment."""
     cost = 1 / np.diagonal(U) ** 2
-    return Spread(variance, cost, np.maximum((U**2).sum(0) * cost - 1, 0))
+    return Spread(variance, cost, np.maximum(np.einsum("ij,ij->j", U, U) * cost - 1, 0))
 
 
 def at_level(s: Spread, level: float) -> NDArray[np.int32]:
@@ -95,7 +95,7 @@ def allocate(s: Spread, bits: float) -> tuple[NDArray[np.int32], float]:
     """
     level = level_for(s, bits)
     rate = at_level(s, level)
-    spare = int(bits * UNIT * len(rate)) - int(np.maximum(rate, 0).sum())
+    spare = max(int(bits * UNIT * len(rate)) - int(np.maximum(rate, 0).sum()), 0)
     coded = np.flatnonzero((rate >= LEAST) & (rate < MOST))
     exact = _exact(s, level)
     raised = coded[np.argsort((rate - exact)[coded], kind="stable")[:spare]]

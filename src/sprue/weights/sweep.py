@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Coded:
 
 def along_trellis(
     W: Tensor,
-    U: NDArray[np.float64],
+    U: NDArray[np.floating[Any]],
     rate: NDArray[np.int32],
     row: NDArray[np.int32],
     importance: NDArray[np.float64],
@@ -53,7 +54,8 @@ def along_trellis(
 
     Args:
         W: float32; not changed.
-        U: float64 [in, in] upper, U^T U the inverse second moment; feedback goes through it.
+        U: floating [in, in] upper, U^T U the inverse second moment; feedback goes through it in
+            float32.
         rate: int32 [in], eighths of a bit, below 0: the column is all zeros.
         row: int32 [out], exponents of the row steps, in 1/4 octaves.
         importance: float64 [out] > 0, what a squared error in each row counts.
