@@ -20,8 +20,9 @@ from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, calibration, design
 from sprue.plan.forecast import Forecast, forecast
 from sprue.plan.goal import Goal
+from sprue.plan.room import RESIDENT, batch_of
 from sprue.plan.survey import Survey, survey
-from sprue.plan.walk import RESIDENT, Walk
+from sprue.plan.walk import Walk
 
 DEFAULT_WINDOWS = 128
 _SURVEYED = 32  # windows that the survey runs
@@ -146,7 +147,8 @@ def _survey(
     if not goal.measures:
         return None
     some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _SURVEYED)).long()]
-    stream = Stream(source, some, device=device, resident=RESIDENT)
+    batch = batch_of(ids.shape[1])
+    stream = Stream(source, some, batch, device, resident=RESIDENT)
     return survey(stream, seed=goal.seed, progress=lambda _: advance())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from math import floor
 
 from sprue.errors import BudgetError, InputError
@@ -17,7 +18,12 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
 }
-_FORM = re.compile(r"\s*([0-9][0-9_,]*\.?[0-9]*|\.[0-9]+)\s*(%|[a-z]*)\s*", re.IGNORECASE)
+# a comma only before three digits: 1,5 could be one and a half
+_FORM = re.compile(
+    r"\s*([0-9]{1,3}(?:[,_][0-9]{3}){1,5}|[0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})"
+    r"\s*(%|[a-z]*)\s*",
+    re.IGNORECASE,
+)
 
 
 def parse_size(text: str, original: int) -> int:
@@ -34,7 +40,7 @@ def parse_size(text: str, original: int) -> int:
             f"the size {text!r} is not understood: give a share of the original (30%), bytes "
             "(1964544), or a number with kB, MB, GB, KiB, MiB or GiB"
         )
-    number = float(match.group(1).replace(",", "").replace("_", ""))
+    number = Fraction(match.group(1).replace(",", "").replace("_", ""))
     size = floor(number * original / 100 if unit == "%" else number * _UNITS[unit])
     if not 0 < size <= original:
         raise BudgetError(

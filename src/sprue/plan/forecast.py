@@ -16,13 +16,12 @@ import torch
 from sprue.errors import ResourceError
 from sprue.models import Source
 from sprue.plan.design import Matrices
-from sprue.plan.walk import RESIDENT
+from sprue.plan.room import RESIDENT, batch_of
 from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
 
 _PASSES = 9  # forward passes of a block: survey 4, statistics about 3 and a half, advancing 2
 _COPIES = 5  # of the largest matrix, float32, while it is packed
-_BATCH = 8  # windows per forward
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,9 @@ def forecast(
     largest = max(prod(s) for s in m.linears.values())
     outer = 4 * max(prod(s) for s in m.outer.values())
     activations = 4 * windows * context * width
-    batch = 4 * _BATCH * context * (6 * width + 4 * max(s[0] for s in m.linears.values()))
+    batch = (
+        4 * batch_of(context) * context * (6 * width + 4 * max(s[0] for s in m.linears.values()))
+    )
     statistics = (4 + 4 + 8 + 8 + 4) * widest**2
     inside = block + statistics + 4 * _COPIES * largest
     added = max(inside, 3 * outer) + batch + 3 * min(activations, RESIDENT)

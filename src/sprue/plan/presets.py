@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from math import erfc, exp, floor, log, pi, prod, sqrt
+from math import exp, floor, prod
+from statistics import NormalDist
 
 from sprue.errors import BudgetError, InputError
 from sprue.plan.solve import Candidate, solve
@@ -18,6 +19,7 @@ Shapes = Mapping[str, Shape]
 GROUPS = (32, 64, 128, 256, None)
 _CODES = range(2, 9)
 _LEAST_CODE = 0.5  # bits a weight of the trellis' own stream, below which it has no rate to give
+_EULER = 0.5772156649
 _SVD_FACTOR_BITS = 8
 _CALDERA_FACTOR_BITS = 4
 _CALDERA_RANK_SHARE = 16  # the rank is the smaller side over this, as 256 of 4096 in the paper
@@ -68,17 +70,22 @@ def integer_candidates(
 def rounding(bits: int, group: int) -> float:
     """Mean squared error of rounding standard normal numbers, a scale for every `group` of them.
 
-    2^bits levels span -c .. c: steps of 2c / 2^bits, and what lies beyond c. The best c is taken,
-    but none beyond sqrt(2 log 2 group), about the largest of the group.
+    2^bits levels span -c .. c in steps of 2c / 2^bits. The best c is taken: the largest of the
+    group, which is typically exceeded with probability exp(-gamma) / group, or less, with the
+    error of what then lies beyond.
     """
-    largest = sqrt(2 * log(2 * group))
-    return min(_clipped(bits, largest * i / 64) for i in range(1, 65))
+    largest = NormalDist().inv_cdf(1 - exp(-_EULER) / (2 * group))
+    clipped = (largest * i / 64 for i in range(1, 64))
+    return min(_inside(bits, largest), *(_inside(bits, c) + _beyond(c) for c in clipped))
 
 
-def _clipped(bits: int, c: float) -> float:
-    beyond = erfc(c / sqrt(2)) / 2
-    tail = 2 * ((1 + c * c) * beyond - c * exp(-c * c / 2) / sqrt(2 * pi))
-    return (2 * c / 2.0**bits) ** 2 / 12 + tail
+def _inside(bits: int, c: float) -> float:
+    return (2 * c / 2.0**bits) ** 2 / 12
+
+
+def _beyond(c: float) -> float:
+    normal = NormalDist()
+    return 2 * ((1 + c * c) * normal.cdf(-c) - c * normal.pdf(c))
 
 
 def _integers(shapes: Shapes, bits: float, feedback: bool) -> list[Choice]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,8 @@ def solve(options: Mapping[str, Sequence[Candidate]], budget: float) -> dict[str
     least = sum(min(c.size for c in row) for row in options.values())
     if least > budget:
         raise BudgetError(
-            f"the budget leaves {budget / 8:,.0f} bytes for the matrices, and they take at least "
-            f"{least / 8:,.0f}: give more"
+            f"the budget leaves {floor(budget / 8):,} bytes for the matrices, and they take at least "
+            f"{ceil(least / 8):,}: give more"
         )
     rows = [list(row) for row in options.values()]
     table = _Table.of(rows)

@@ -8,6 +8,7 @@ coding it at any rate will do, in nats per token, and so how a budget is best sh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -118,14 +119,21 @@ def _outer(
 def _head_moment(stream: Stream, hidden: Tensor) -> Tensor:
     """Second moment of what the head multiplies, float32 [hidden, hidden]."""
     moment = Moment()
-    hook = stream.head.register_forward_pre_hook(
-        lambda _, inputs: moment(inputs[0].reshape(-1, inputs[0].shape[-1]))
-    )
+
+    def take(_: object, inputs: tuple[Tensor, ...]) -> None:
+        moment(inputs[0].reshape(-1, inputs[0].shape[-1]))
+        raise _TakenError  # what the head would make of it is not asked for
+
+    hook = stream.head.register_forward_pre_hook(take)
     try:
         for part in stream.parts(hidden):
-            for window in hidden[part]:
-                stream.logits(window[None])
+            with suppress(_TakenError):
+                stream.logits(hidden[part])
     finally:
         hook.remove()
         stream.release()
     return moment.mean()
+
+
+class _TakenError(Exception):
+    """The head's input is known."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,13 @@ from sprue.plan.blame import blamed
 from sprue.plan.ledger import Ledger
 from sprue.plan.moments import Pair
 from sprue.plan.recipe import Recipe
+from sprue.plan.room import RESIDENT, SMALL, batch_of
 from sprue.plan.survey import Survey
 from sprue.weights import packed
 from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
 from sprue.weights.packed import Packed
-from sprue.weights.target import shifted
-
-RESIDENT = 256 << 20  # bytes of activations of one kind that stay in memory
+from sprue.weights.target import correction
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Walk:
         exact: every matrix takes what the recipe says, and nothing that others left.
         device: where blocks run.
         threads: matrices packed at the same time; does not change the result.
-        batch: windows per forward.
+        batch: windows per forward; None: as many as hold about a thousand tokens.
         resident: bytes of activations beyond which they live in a file.
         progress: called after every group of linears.
         records: module name -> what came of it.
@@ -69,13 +69,14 @@ class Walk:
     exact: bool = False
     device: str = "cpu"
     threads: int = field(default_factory=torch.get_num_threads)
-    batch: int = 8
+    batch: int | None = None
     resident: int | None = RESIDENT
     progress: Callable[[], None] = lambda: None
     records: dict[str, Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._ledger = Ledger(self.exact)
+        self._batch = self.batch or batch_of(self.ids.shape[1])
         self._given = self.survey.moments if self.survey else {}
         self._importance = self.survey.importance if self.survey else {}
 
@@ -95,7 +96,7 @@ class Walk:
         return Stream(
             self.source,
             self.ids,
-            self.batch,
+            self._batch,
             self.device,
             replaced=replaced,
             resident=self.resident,
@@ -124,7 +125,9 @@ class Walk:
             todo = [n for n in group.linears if f"{prefix}.{n}" in self.recipe.tensors]
             if todo:
                 H, C = self._moments(stream, block, i, hidden, original, group, done)
-                for local, result in zip(todo, self._group(prefix, todo, H, C), strict=True):
+                packs = self._group(prefix, todo, H, C)
+                del H, C
+                for local, result in zip(todo, packs, strict=True):
                     set_weight(block, local, packed.dense(result.meta, result.tensors))
                     tensors |= self._stored(f"{prefix}.{local}", result)
                 done += todo
@@ -164,33 +167,42 @@ class Walk:
         return lent(block, done, lambda local: self.source.weight(f"{prefix}.{local}"))
 
     def _group(self, prefix: str, todo: list[str], H: Tensor, C: Tensor | None) -> list[Packed]:
-        """The packed linears of one group, in order; those of a group at the same time."""
+        """The packed linears of one group, in order; small ones at the same time."""
         names = [f"{prefix}.{local}" for local in todo]
         planned = [self.recipe.tensors[name] for name in names]
-        weights = [self.source.weight(name) for name in names]
-        first = self._ledger.grant(planned[0], weights[0].numel())
+        aims = self._aims(names, planned, H, C)
+        del C  # as large as H, and of no more use
+        first = self._ledger.grant(planned[0], aims[0].numel())
         choices = [first, *planned[1:]]  # the same for every number of threads
-
-        def one(name: str, W: Tensor, choice: Choice) -> Packed:
-            if C is not None and choice.grid != "raw":
-                with blamed(name):
-                    W = shifted(W, H, C, choice.damping)
-            return self._decompose(name, W, H, choice)
-
-        with ThreadPoolExecutor(min(self.threads, len(names))) as pool:
-            results = list(pool.map(one, names, weights, choices))
+        threads = 1 if H.numel() > SMALL else min(self.threads, len(names))
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(pool.map(partial(self._decompose, H=H), names, aims, choices))
         for name, plan, choice, result in zip(names, planned, choices, results, strict=True):
             self._note(name, plan, choice, result)
         return results
 
+    def _aims(
+        self, names: list[str], planned: list[Choice], H: Tensor, C: Tensor | None
+    ) -> list[Tensor]:
+        """What each matrix should be: its own, or what gives the original's outputs now."""
+        aims = [self.source.weight(name) for name in names]
+        if C is None:
+            return aims
+        with blamed(names[0]):
+            P = correction(H, C, max(choice.damping for choice in planned))
+        return [
+            W if choice.grid == "raw" else W.addmm(W, P)
+            for W, choice in zip(aims, planned, strict=True)
+        ]
+
     def _pack(self, name: str, W: Tensor, H: Tensor) -> Packed:
         planned = self.recipe.tensors[name]
         choice = self._ledger.grant(planned, W.numel())
-        result = self._decompose(name, W, H, choice)
+        result = self._decompose(name, W, choice, H)
         self._note(name, planned, choice, result)
         return result
 
-    def _decompose(self, name: str, W: Tensor, H: Tensor, choice: Choice) -> Packed:
+    def _decompose(self, name: str, W: Tensor, choice: Choice, H: Tensor) -> Packed:
         seed = self.recipe.seed + zlib.crc32(name.encode())
         importance = self._importance.get(name) if self.recipe.importance else None
         if choice.grid == "raw":

@@ -89,10 +89,14 @@ def decompose(
 
 def relative_error(W: Tensor, approximation: Tensor, H: Tensor) -> float:
     """tr(D H D^T) / tr(W H W^T) with D = W - W^; 0 where both are 0."""
-    parts = list(zip(W.split(_ROWS), approximation.split(_ROWS), strict=True))
+    parts = list(zip(_parted(W), _parted(approximation), strict=True))
     error = sum(_weighted(a - b, H) for a, b in parts)
     norm = sum(_weighted(a, H) for a, _ in parts)
     return error / norm if norm > 0 else float(error > 0)
+
+
+def _parted(x: Tensor, rows: int = _ROWS) -> list[Tensor]:
+    return [x[a : a + rows] for a in range(0, len(x), rows)]
 
 
 def _weighted(D: Tensor, H: Tensor) -> float:
@@ -126,7 +130,7 @@ def _finite(x: Tensor) -> bool:
 def _symmetric(H: Tensor) -> bool:
     """Whether H equals its transpose but for rounding, compared in parts: H may be large."""
     tolerance = 1e-3 * float(H.diagonal().abs().max())
-    parts = zip(H.split(256), H.T.split(256), strict=True)
+    parts = zip(_parted(H, 256), _parted(H.T, 256), strict=True)
     return all(float((a - b).abs().max()) <= tolerance for a, b in parts)
 
 
@@ -247,10 +251,10 @@ def side_bits(shape: torch.Size | tuple[int, int], row_field: int = _ROW_FIELD) 
 def row_steps(W: Tensor) -> NDArray[np.int32]:
     """Exponents, in 1/4 octaves, of the root mean square of each row of W once columns are even."""
     columns = torch.zeros(W.shape[1])
-    for part in W.split(_ROWS):
+    for part in _parted(W):
         columns += part.square().sum(0)
     columns = (columns / len(W)).clamp(min=float(columns.mean()) / len(W) * 1e-6 + _TINY)
-    rows = torch.cat([part.square() @ (1 / columns) for part in W.split(_ROWS)])
+    rows = torch.cat([part.square() @ (1 / columns) for part in _parted(W)])
     rows = (rows / W.shape[1]).sqrt().clamp(min=1e-4)
     exponent = torch.round(torch.log2(rows) * trellis.ROW_OCTAVE)
     return exponent.to(torch.int32).numpy()
@@ -264,7 +268,7 @@ def spread_of(W: Tensor, U: NDArray[np.float64], row: NDArray[np.int32]) -> rate
 def _variances(W: Tensor, row: NDArray[np.int32]) -> NDArray[np.float64]:
     """Mean square of each column of W, its rows divided by their steps; none is 0."""
     weight = torch.from_numpy(np.exp2(-2 * row / trellis.ROW_OCTAVE)).to(torch.float32)
-    pairs = zip(weight.split(_ROWS), W.split(_ROWS), strict=True)
+    pairs = zip(_parted(weight), _parted(W), strict=True)
     variance = (sum((w @ part.square() for w, part in pairs), torch.zeros(())) / len(W)).numpy()
     variance = variance.astype(np.float64)
     return np.asarray(np.maximum(variance, variance.mean() * 1e-9 + _TINY**2))

@@ -24,7 +24,14 @@ def shifted(W: Tensor, H: Tensor, C: Tensor, damping: float) -> Tensor:
     Returns:
         float32 [out, in].
     """
+    return W + W @ correction(H, C, damping)
+
+
+def correction(H: Tensor, C: Tensor, damping: float) -> Tensor:
+    """What `shifted` adds to W, over W: (C - H)(H + ridge)^-1, float32 [in, in].
+
+    One for all matrices that read the same input. Only the difference passes through float32.
+    """
     ridge = ridge_of(H, damping)
     U = torch.from_numpy(np.ascontiguousarray(inverse_factor(H, ridge), np.float32))
-    # W + W (C - H)(H + ridge)^-1: only the difference passes through float32
-    return W + ((W @ (C - H)) @ U.T) @ U
+    return ((C - H) @ U.T) @ U

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -207,11 +208,6 @@ def unpack(meta: Meta, tensors: Tensors) -> Parts:
     )
 
 
-# A generation reads the same small fields thousands of times: they are unpacked once, kept for as
-# long as the stream they belong to, and again where it was written to.
-_KEPT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
 @dataclass
 class _Kept:
     version: int
@@ -219,10 +215,15 @@ class _Kept:
     segments: list[tuple[Any, tuple[Any, ...], Tensor]] | None = None
 
 
+# A generation reads the same small fields thousands of times: they are unpacked once, kept for as
+# long as the stream they belong to, and again where it was written to.
+_KEPT: MutableMapping[Tensor, _Kept] = WeakTensorKeyDictionary()
+
+
 def _kept(meta: Meta, tensors: Tensors) -> _Kept:
     codes = tensors["codes"]
     version = -1 if codes.is_inference() else codes._version
-    kept: _Kept | None = _KEPT.get(codes)
+    kept = _KEPT.get(codes)
     if kept is None or kept.version != version:
         parts = replace(unpack(meta, tensors), bits=codes.new_empty(0))
         kept = _KEPT[codes] = _Kept(version, parts)

@@ -1,0 +1,12 @@
+"""How much is in memory at once."""
+
+from __future__ import annotations
+
+RESIDENT = 64 << 20  # bytes of activations of one kind that stay in memory
+SMALL = 1 << 22  # entries of H up to which the matrices of a group are packed at the same time
+_TOKENS = 1024  # in a forward: enough for full speed, few enough for wide layers
+
+
+def batch_of(context: int) -> int:
+    """Windows of `context` tokens in one forward."""
+    return max(1, _TOKENS // context)
