@@ -104,6 +104,7 @@ def _weighted(D: Tensor, H: Tensor) -> float:
 
 
 def _checked(W: Tensor, H: Tensor, importance: Tensor | None, damping: float) -> Problem:
+    W, H = W.detach(), H.detach()
     if W.ndim != 2 or 0 in W.shape:
         raise ValueError(f"expected a matrix [out, in], received {list(W.shape)}")
     if H.shape != (W.shape[1], W.shape[1]):
@@ -115,10 +116,10 @@ def _checked(W: Tensor, H: Tensor, importance: Tensor | None, damping: float) ->
     largest = max(abs(float(end)) for end in torch.aminmax(W))
     if largest > _LARGEST:
         raise ValueError(f"the weights reach {largest:.3g}: expected at most {_LARGEST:g}")
-    H = H.detach().to(torch.float32)
+    H = H.to(torch.float32)
     if not _symmetric(H):
         raise ValueError("the second moment of the inputs is not symmetric")
-    W = W.detach().to(torch.float32)
+    W = W.to(torch.float32)
     return Problem(W, H, normalized(len(W), importance), ridge_of(H, damping))
 
 
