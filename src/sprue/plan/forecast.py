@@ -133,7 +133,7 @@ def _coding_seconds() -> float:
 
 def _bytes(count: float) -> str:
     for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"

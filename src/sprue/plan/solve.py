@@ -55,8 +55,8 @@ def solve(options: Mapping[str, Sequence[Candidate]], budget: float) -> dict[str
     least = sum(min(c.size for c in row) for row in options.values())
     if least > budget:
         raise BudgetError(
-            f"the budget leaves {floor(budget / 8):,} bytes for the matrices, and they take at least "
-            f"{ceil(least / 8):,}: give more"
+            f"the budget leaves {floor(budget / 8):,} bytes for the matrices, and they take at "
+            f"least {ceil(least / 8):,}: give more"
         )
     rows = [list(row) for row in options.values()]
     table = _Table.of(rows)

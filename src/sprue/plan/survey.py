@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sprue.errors import InputError
 from sprue.models import Stream
 from sprue.models.fisher import Fisher, fisher
 from sprue.plan.blame import blamed
@@ -86,6 +87,11 @@ def _block(stream: Stream, i: int, hidden: Tensor, found: Fisher) -> dict[str, O
 
 
 def _outlook(stream: Stream, name: str, H: Tensor, importance: Tensor) -> Outlook:
+    if not (torch.isfinite(importance).all() and torch.isfinite(H.diagonal()).all()):
+        raise InputError(
+            f"{name}: what it receives or answers on the calibration text is not finite in float32;"
+            " the checkpoint may be damaged: fetch or train it again"
+        )
     with blamed(name):
         return outlook(stream.source.weight(name), H, importance, DAMPING)
 
