@@ -40,9 +40,7 @@ def set_weight(block: nn.Module, local: str, W: Tensor) -> None:
 
 
 @contextmanager
-def lent(
-    block: nn.Module, names: Iterable[str], matrix: Callable[[str], Tensor]
-) -> Iterator[None]:
+def lent(block: nn.Module, names: Iterable[str], matrix: Callable[[str], Tensor]) -> Iterator[None]:
     """For the time of a `with`, the linears `names` run with other matrices.
 
     Each is asked for when its linear runs and dropped afterwards, so that a block can be run as it
