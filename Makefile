@@ -1,6 +1,6 @@
 # make demo    set everything up, compress the embedded model, prove what was kept
 # make test    all tests                make check   lint, types, import contract
-# make bench   the benchmarks           make env     only the environment (.venv)
+# make bench   all benchmarks, each also alone: make bench-quality; make env   only .venv
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -58,10 +58,19 @@ check: env
 	$(BIN)/mypy demo docs
 	$(BIN)/lint-imports
 
-# Never part of the tests: every script prints ratios against peers.
-bench: env
-	@set -e; for script in benchmarks/bench_*.py; do \
-	  echo "== $$script"; $(BIN)/python "$$script"; done
+# Never part of the tests: every script prints ratios against peers, keeps its figures in
+# benchmarks/results, and goes on where it was cut short. `make bench-quality ARGS=--help`.
+BENCHES := bench-caldera bench-quality bench-speed bench-memory
+.PHONY: $(BENCHES) bench-report
+bench: $(BENCHES)
+
+$(BENCHES): export OMP_NUM_THREADS = 1
+$(BENCHES): bench-%: env
+	$(BIN)/python benchmarks/bench_$*.py $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-report: env
+	$(BIN)/python benchmarks/report.py
 
 # What is generated from the code: docs/cli.md, and the figures in README.md.
 docs: demo
