@@ -22,6 +22,7 @@ from sprue.weights.decompose import decompose
 
 _PASSES = 9  # forward passes of a block: survey 4, statistics about 3 and a half, advancing 2
 _COPIES = 5  # of the largest matrix, float32, while it is packed
+_LOGITS, _LABELS = 8 << 20, 32  # logits at once while labels are drawn, bytes for each of them
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def forecast(
     )
     statistics = (4 + 4 + 8 + 8 + 4) * widest**2
     inside = block + statistics + 4 * _COPIES * largest
-    added = max(inside, 3 * outer) + batch + 3 * min(activations, RESIDENT)
+    logits = min(windows * context * max(s[0] for s in m.outer.values()), _LOGITS)
+    labels = outer + _LABELS * logits if surveyed else 0
+    added = max(inside, 3 * outer, labels) + batch + 3 * min(activations, RESIDENT)
     kept = 2 * activations if activations > RESIDENT else 0
     saved = 4 * min(windows, 32) * context * width * source.blocks if surveyed else 0
     kept += saved if saved > RESIDENT else 0
