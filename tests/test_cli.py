@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 import sprue
-from sprue import cli, cli_common
-from sprue.errors import BudgetError
+from sprue import cli, cli_common, demo_run
+from sprue.compress import DEFAULT_WINDOWS, compress
+from sprue.errors import BudgetError, SprueWarning
+from sprue.generate import generate
+from sprue.plan.goal import DEFAULT_BITS
+from sprue.verify import verify
 
 
 class Report:
@@ -40,7 +47,10 @@ def verbs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             raise seen.error
         return seen.answer
 
-    for module, name in (("compress", "compress"), ("verify", "verify"), ("generate", "generate")):
+    for module, name in (
+        *(("compress", "compress"), ("verify", "verify"), ("generate", "generate")),
+        ("demo_run", "run"),
+    ):
         fake = ModuleType(f"sprue.{module}")
         setattr(fake, name, record)
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
@@ -88,15 +98,17 @@ def test_every_command_has_help_with_examples(
     assert f"examples:\n  sprue {command}" in capsys.readouterr().out
 
 
-def test_compress_without_a_budget_takes_four_bits(
+def test_compress_without_options_leaves_them_to_the_verb(
     verbs: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["compress", "model", "--out", "small"]) == 0
     ((args, options),) = verbs.calls
     assert [str(a) for a in args] == ["model", "small"]
-    assert options["bits"] == 4
-    assert options["size"] is options["recipe"] is options["preset"] is None
+    for name in ("bits", "size", "recipe", "preset", "seed", "context"):
+        assert options[name] is None
     assert options["calibrate"] == []
+    assert options["windows"] == DEFAULT_WINDOWS
+    assert cli_common.DEFAULT_BITS == DEFAULT_BITS  # what the help says, and what the verb takes
     assert capsys.readouterr().out == "a table\n"
 
 
@@ -115,6 +127,23 @@ def test_a_stated_budget_replaces_the_default(
     options = verbs.calls[0][1]
     recipe = options["recipe"] and str(options["recipe"])
     assert (options["bits"], options["size"], recipe) == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "verb"),
+    [
+        (["compress", "m", "--out", "o", "--bits", "3", "--seed", "1"], compress),
+        (["verify", "m", "o", "--data", "d", "--keep", "99%", "--report", "r.html"], verify),
+        (["generate", "o", "--prompt", "x", "--beside", "m", "--temperature", "0.5"], generate),
+        (["demo", "--bits", "3"], demo_run.run),
+    ],
+)
+def test_the_verbs_take_what_they_are_given(
+    argv: list[str], verb: Callable[..., object], verbs: SimpleNamespace
+) -> None:
+    cli.main(argv)
+    ((args, options),) = verbs.calls
+    inspect.signature(verb).bind(*args, **options)
 
 
 def test_repeated_files_are_all_given(verbs: SimpleNamespace) -> None:
@@ -172,7 +201,34 @@ def test_wrong_arguments_are_refused_in_one_line(
 
 def test_a_recipe_leaves_no_room_for_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*BASE, "--recipe", "r.yaml", "--preset", "gptq"]) == 2
-    assert "without --preset" in capsys.readouterr().err
+    assert "leave out the preset" in capsys.readouterr().err
+
+
+def test_our_warnings_are_plain_lines_and_others_are_left_out(
+    verbs: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(*_: object, **__: object) -> Report:
+        warnings.warn("your own text is better", SprueWarning, stacklevel=2)
+        warnings.warn("a tensor is not writable", UserWarning, stacklevel=2)
+        return Report()
+
+    monkeypatch.setattr(sys.modules["sprue.compress"], "compress", warn)
+    for _ in range(2):  # every time, not once for each place
+        assert cli.main(BASE) == 0
+        assert capsys.readouterr().err == "sprue: warning: your own text is better\n"
+
+
+def test_whoever_asks_python_for_warnings_gets_them(
+    verbs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(*_: object, **__: object) -> Report:
+        warnings.warn("a tensor is not writable", UserWarning, stacklevel=2)
+        return Report()
+
+    monkeypatch.setattr(sys.modules["sprue.compress"], "compress", warn)
+    monkeypatch.setattr(sys, "warnoptions", ["default"])
+    with pytest.warns(UserWarning, match="not writable"):
+        cli.main(BASE)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +236,11 @@ def test_a_recipe_leaves_no_room_for_a_preset(capsys: pytest.CaptureFixture[str]
     [
         (BudgetError("2 bytes cannot hold it: ask for 100"), 2, "sprue: error: 2 bytes cannot"),
         (OSError(errno.ENOSPC, "No space left", "small/x"), 2, "No space left: small/x"),
+        (OSError(errno.EFBIG, "File too large"), 2, "File too large: while writing"),
         (PermissionError(errno.EACCES, "Permission denied", "small"), 2, "denied: small"),
         (MemoryError(), 2, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "out of memory"),
         (KeyboardInterrupt(), 130, "sprue: interrupted"),
     ],
 )

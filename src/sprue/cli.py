@@ -14,14 +14,18 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from sprue import __version__, cli_compress, cli_demo, cli_generate, cli_verify
+from sprue import __version__, cli_common, cli_compress, cli_demo, cli_generate, cli_verify
 from sprue.errors import SprueError
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
 # What the operating system refuses for reasons that lie outside of sprue.
 _MENDABLE = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+    )
 )
+_NO_MEMORY = "out of memory: close other programs, or give fewer and shorter windows"
 _COMMANDS = {
     "compress": cli_compress,
     "verify": cli_verify,
@@ -55,8 +59,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit code."""
     args = build_parser().parse_args(argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported
     try:
-        code: int = args.run(args)
+        with cli_common.plain_warnings():
+            code: int = args.run(args)
         sys.stdout.flush()
     except SprueError as error:
         return _fail(str(error))
@@ -68,13 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except MemoryError:
-        return _fail("out of memory: close other programs, or give fewer and shorter windows")
+        return _fail(_NO_MEMORY)
     except OSError as error:
         if error.errno not in _MENDABLE:
             return _fault()
         return _fail(f"{error.strerror}: {error.filename or 'while writing'}")
-    except Exception:
-        return _fault()
+    except Exception as error:
+        return _fail(_NO_MEMORY) if _is_memory(error) else _fault()
     return code
 
 
@@ -102,6 +108,14 @@ def build_parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(command)
     return parser
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether torch found no memory, which it says with a RuntimeError."""
+    told = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in told or "out of memory" in told
+    )
 
 
 def _fail(message: str) -> int:

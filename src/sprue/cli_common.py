@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from sprue.errors import SprueWarning
 
 MAX_BITS = 16.0
 DEFAULT_BITS = 4.0
@@ -69,20 +74,56 @@ def _number(text: str, expected: str, shown: str | None = None) -> float:
     return value
 
 
-def add_common(parser: argparse.ArgumentParser, progress: bool = True) -> None:
-    """Declare the options that every command has."""
+def add_common(
+    parser: argparse.ArgumentParser, progress: bool = True, seed: int | None = 0
+) -> None:
+    """Declare the options that every command has; without a default seed the verb has one."""
     parser.add_argument(
         "--seed",
         metavar="N",
         type=at_least(0, "a whole number"),
-        default=0,
-        help="same seed, same result (default: %(default)s)",
+        default=seed,
+        help="same seed, same result (default: %(default)s)"
+        if seed is not None
+        else "same seed, same result (default: the recipe's, or 0)",
     )
     parser.add_argument(
         "--device", metavar="NAME", default="cpu", help="cpu or cuda (default: %(default)s)"
     )
     if progress:
         parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Within a `with`, our own warnings are lines without a file name; others are left out.
+
+    Whoever asks Python for warnings (-W, PYTHONWARNINGS) gets all of them as usual.
+    """
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", SprueWarning)
+            warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"sprue: warning: {message}", file=sys.stderr)
+
+
+def hush() -> None:
+    """Keep `transformers` from drawing a bar for every model that it loads; downloads keep theirs.
+
+    This imports it: call it where it is needed anyway.
+    """
+    from huggingface_hub import utils
+    from transformers.utils import logging
+
+    downloads = not utils.are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if downloads:
+        utils.enable_progress_bars()
 
 
 def show(answer: str | Mapping[str, Any]) -> None:

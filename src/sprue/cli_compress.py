@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from sprue import cli_common
-from sprue.errors import InputError
 
 ABOUT = """\
 Make a smaller model. MODEL is a folder in the Hugging Face layout (safetensors) or a
@@ -72,24 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=cli_common.at_least(2, "a whole number of tokens"),
         help="tokens in a window (default: what the model allows, within reason)",
     )
-    cli_common.add_common(parser)
+    cli_common.add_common(parser, seed=None)
     add("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    if args.recipe is not None and args.preset is not None:
-        raise InputError(
-            "--recipe already says how each tensor is stored: give it without --preset"
-        )
     from sprue.compress import compress
 
-    no_budget = args.bits is None and args.size is None and args.recipe is None
     report = compress(
         args.model,
         args.out,
         preset=args.preset,
-        bits=cli_common.DEFAULT_BITS if no_budget else args.bits,
+        bits=args.bits,
         size=args.size,
         recipe=args.recipe,
         calibrate=args.calibrate,

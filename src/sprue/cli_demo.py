@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from sprue import demo_run
 
+    cli_common.hush()
     report = demo_run.run(
         args.out,
         bits=args.bits,

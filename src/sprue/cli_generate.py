@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from sprue.generate import generate
 
+    cli_common.hush()
     samples = generate(
         args.result,
         args.prompt,
