@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from sprue.errors import SprueWarning
 
@@ -108,7 +108,15 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """In the place of Python's own, which adds where the warning was given."""
     print(f"sprue: warning: {message}", file=sys.stderr)
 
 
