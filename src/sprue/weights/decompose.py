@@ -380,8 +380,9 @@ def _predicted(p: Problem, costs: rates.Spread, W: Tensor, bits: float) -> float
         return float("inf")
     row = row_steps(W)
     s = replace(costs, variance=_variances(W, row))
-    step = np.exp2(2 * row / trellis.ROW_OCTAVE)
-    return rates.damage(s, rates.level_for(s, code_bits)) * float((p.importance * step).mean())
+    rows = p.importance * np.exp2(2 * row / trellis.ROW_OCTAVE)
+    evened = float(rows.mean()) * rates.unevenness(rows, code_bits)
+    return evened * rates.damage(s, rates.level_for(s, code_bits))
 
 
 def _sketch(p: Problem, U: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:

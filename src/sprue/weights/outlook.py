@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,11 +22,14 @@ class Outlook:
         shape: (out, in).
         spread: what decides the column rates.
         scale: what one unit of error, summed over columns, costs (the unit of the importances).
+        rows: float64 > 0, how unevenly rows share that cost, in any unit; a path spends its
+            freedom on those that count. One entry: all alike.
     """
 
     shape: tuple[int, int]
     spread: rates.Spread
     scale: float
+    rows: rates.F64 = field(default_factory=lambda: np.ones(1))
 
     def damage(self, bits: float) -> float:
         """sum_r G_r (D H D^T)_rr at `bits` a weight, everything stored counted."""
@@ -39,7 +42,8 @@ class Outlook:
     @cached_property
     def _curve(self) -> tuple[rates.F64, rates.F64]:
         at, damage = rates.curve(self.spread)
-        return at, np.maximum(damage, 1e-300)
+        evened = [rates.unevenness(self.rows, bits) for bits in at]
+        return at, np.maximum(damage * evened, 1e-300)
 
 
 def outlook(W: Tensor, H: Tensor, importance: Tensor, damping: float) -> Outlook:
@@ -49,4 +53,4 @@ def outlook(W: Tensor, H: Tensor, importance: Tensor, damping: float) -> Outlook
     row = decompose.row_steps(W)
     share = decompose.normalized(len(W), importance) * np.exp2(2 * row / trellis.ROW_OCTAVE)
     scale = float(importance.to(torch.float64).mean()) * float(share.sum())
-    return Outlook((len(W), W.shape[1]), decompose.spread_of(W, U, row), scale)
+    return Outlook((len(W), W.shape[1]), decompose.spread_of(W, U, row), scale, share)
