@@ -182,7 +182,7 @@ def test_uneven_rows_are_reverse_water_filling(
         spent = np.maximum(0.5 * (np.log2(w) - middle), 0).mean()
         low, high = (middle, high) if spent > bits else (low, middle)
     left = np.minimum(w, 2.0**high).mean()
-    found = rates.unevenness(w, bits)
+    found = float(rates.unevenness(w, np.array(bits)))
     assert found == pytest.approx(left / (w.mean() * 4.0**-bits), rel=1e-9)
     assert found <= 1 + 1e-12
 

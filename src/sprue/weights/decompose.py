@@ -381,7 +381,7 @@ def _predicted(p: Problem, costs: rates.Spread, W: Tensor, bits: float) -> float
     row = row_steps(W)
     s = replace(costs, variance=_variances(W, row))
     rows = p.importance * np.exp2(2 * row / trellis.ROW_OCTAVE)
-    evened = float(rows.mean()) * rates.unevenness(rows, code_bits)
+    evened = float(rows.mean() * rates.unevenness(rows, np.array(code_bits)))
     return evened * rates.damage(s, rates.level_for(s, code_bits))
 
 

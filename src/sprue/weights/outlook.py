@@ -42,8 +42,7 @@ class Outlook:
     @cached_property
     def _curve(self) -> tuple[rates.F64, rates.F64]:
         at, damage = rates.curve(self.spread)
-        evened = [rates.unevenness(self.rows, bits) for bits in at]
-        return at, np.maximum(damage * evened, 1e-300)
+        return at, np.maximum(damage * rates.unevenness(self.rows, at), 1e-300)
 
 
 def outlook(W: Tensor, H: Tensor, importance: Tensor, damping: float) -> Outlook:
