@@ -168,6 +168,12 @@ def ids() -> torch.Tensor:
     return torch.randint(VOCABULARY, (5, CONTEXT), generator=generator)
 
 
+@pytest.fixture(scope="session")
+def tiny_types() -> set[str]:
+    """The `model_type` of every tiny model."""
+    return {config_of(name).model_type for name in TINY}
+
+
 # Models that can be compressed need a tokenizer, and text to be calibrated on.
 ALPHABET = 259  # 256 bytes and three special tokens
 _WORDS = (
