@@ -43,9 +43,7 @@ def stamp() -> Json:
 
 def source() -> str:
     """sha256 over the code that decides results; a point measured by other code is out of date."""
-    import sprue as imported
-
-    package, digest = Path(imported.__file__).parent, hashlib.sha256()
+    package, digest = _package(), hashlib.sha256()
     for name in _DECIDES:
         path = package / name
         files = [path] if path.is_file() else sorted(path.rglob("*.[pch]*"))
@@ -109,11 +107,18 @@ def sprue(arguments: Sequence[str | Path], figures: Path, threads: int = 1) -> J
 
 
 def _commit() -> str:
-    """The commit, with a plus where the package has changed since."""
+    """The commit of the package, with a plus where it has changed since."""
     head = _git("rev-parse", "--short=12", "HEAD")
-    return head + ("+" if _git("status", "--porcelain", "--", "src") else "")
+    return head + ("+" if _git("status", "--porcelain", "--", ".") else "")
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["git", *arguments], cwd=_package(), capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def _package() -> Path:
+    """The package that is measured: the one that is imported."""
+    import sprue as imported
+
+    return Path(imported.__file__).parent

@@ -29,7 +29,7 @@ def _spread(seed: int, width: int, octaves: float, correlation: float) -> rates.
 SPREADS = (st.integers(0, 10**6), st.integers(1, 60), st.floats(0, 40), st.floats(0, 20))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(*SPREADS, st.floats(0.01, 16))
 def test_the_budget_is_never_exceeded(
     seed: int, width: int, octaves: float, correlation: float, bits: float
@@ -49,7 +49,7 @@ def test_the_budget_is_never_exceeded(
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(*SPREADS, st.floats(0.5, 5))
 def test_every_coded_column_costs_the_water_level(
     seed: int, width: int, octaves: float, correlation: float, bits: float
@@ -65,13 +65,13 @@ def test_every_coded_column_costs_the_water_level(
     assert (idle <= 4 ** ((rates.LEAST - 0.5) / rates.UNIT) * (1 + 1e-9)).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(*SPREADS)
 def test_more_bits_never_predict_more_damage(
     seed: int, width: int, octaves: float, correlation: float
 ) -> None:
     s = _spread(seed, width, octaves, correlation)
-    levels = [rates.level_for(s, b) for b in np.linspace(0.1, 8, 40)]
+    levels = [rates.level_for(s, b) for b in np.linspace(0.1, 8, 12)]
     assert levels == sorted(levels, reverse=True)
     damages = [rates.damage(s, level) for level in levels]
     assert all(b <= a * (1 + 1e-9) for a, b in pairwise(damages))
@@ -138,7 +138,7 @@ def _matrix(kind: str, out: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("uneven", [False, True])
-@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("kind", ["normal", "columns", "rows", "low rank"])
 def test_the_outlook_foresees_what_is_measured(kind: str, decay: float, uneven: bool) -> None:
     """The prediction knows variances, not the correlations between columns of W, and takes the
@@ -146,7 +146,7 @@ def test_the_outlook_foresees_what_is_measured(kind: str, decay: float, uneven: 
     W, H = _matrix(kind, 96, 160), _moment(160, decay)
     G = torch.logspace(-1, 1, 96) if uneven else torch.ones(96)
     foreseen = outlook(W, H, G, 0.01)
-    for bits in (1.5, 3.0, 5.0):
+    for bits in (1.5, 4.0):
         p = decompose(W, H, Choice("trellis", bits), importance=G)
         D = W.double() - packed.dense(p.meta, p.tensors).double()
         measured = float((((D @ H.double()) * D).sum(1) * G.double()).sum())

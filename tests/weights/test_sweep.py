@@ -67,17 +67,17 @@ def _decoded(
 )
 def test_integers_equal_gptq(width: int, group_size: int | None, symmetric: bool) -> None:
     """No width is a multiple of the block of 128; groups divide a block, do not, or exceed it."""
-    for bits, weighted in ((2, True), (4, False)):
-        W, H = _normal(12, width), _moment(width)
-        H += ridge_of(H, 0.01) * torch.eye(width, dtype=F64)
-        U = torch.from_numpy(inverse_factor(H, 1e-12).copy())
-        share = H.diagonal() if weighted else None
-        swept = sweep.on_integers(W, U, bits, group_size, symmetric, share)
-        codes, W_hat = _gptq(W, H, bits, group_size, symmetric, weighted)
-        assert torch.equal(swept[0], codes)
-        torch.testing.assert_close(
-            _decoded(swept, bits, group_size, symmetric), W_hat.float(), rtol=0, atol=0
-        )
+    bits, weighted = (2, True) if symmetric else (4, False)
+    W, H = _normal(12, width), _moment(width)
+    H += ridge_of(H, 0.01) * torch.eye(width, dtype=F64)
+    U = torch.from_numpy(inverse_factor(H, 1e-12).copy())
+    share = H.diagonal() if weighted else None
+    swept = sweep.on_integers(W, U, bits, group_size, symmetric, share)
+    codes, W_hat = _gptq(W, H, bits, group_size, symmetric, weighted)
+    assert torch.equal(swept[0], codes)
+    torch.testing.assert_close(
+        _decoded(swept, bits, group_size, symmetric), W_hat.float(), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

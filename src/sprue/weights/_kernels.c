@@ -11,6 +11,7 @@
 #define MAX_SHIFT 8
 #define EIGHTHS 3 /* rates are counted in 1/8 bit */
 #define RENORMALIZE 16
+#define LINE 64 /* bytes */
 #ifndef WIDEST
 #define WIDEST 512 /* bits of the widest vectors used; tests build narrower ones */
 #endif
@@ -67,8 +68,8 @@
 #endif
 
 typedef struct {
-    void (*step)(const float *, float *, const float *, float, float, int, int, int);
-    void (*harvest)(float *, uint8_t *, int, int, float);
+    void (*step)(const float *, float *, uint8_t *, const float *, float, float, int, int, int);
+    void (*lower)(float *, int, float);
     float (*lowest)(const float *, int);
     void (*axpy)(float *restrict, const float *restrict, float, int);
     int (*run)(const uint8_t *, int64_t, int, int, int, const float *, int, float *);
@@ -79,11 +80,11 @@ static ops_t pick(void)
 #if DISPATCH
     if (WIDEST >= 512 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq"))
-        return (ops_t){step_avx512, harvest_avx512, lowest_avx512, axpy_avx512, run_avx512};
+        return (ops_t){step_avx512, lower_avx512, lowest_avx512, axpy_avx512, run_avx512};
     if (WIDEST >= 256 && __builtin_cpu_supports("avx2"))
-        return (ops_t){step_avx2, harvest_avx2, lowest_avx2, axpy_avx2, run_avx2};
+        return (ops_t){step_avx2, lower_avx2, lowest_avx2, axpy_avx2, run_avx2};
 #endif
-    return (ops_t){step_base, harvest_base, lowest_base, axpy_base, NULL};
+    return (ops_t){step_base, lower_base, lowest_base, axpy_base, NULL};
 }
 
 /* bits that row t of a column of rate r (in eighths) adds to the stream */
@@ -93,29 +94,31 @@ static inline int shift_of(int t, int r)
 }
 
 typedef struct {
-    float *a, *b;
+    void *room;
+    float *a, *b, *luts; /* in `room`, at the start of a cache line, where vectors are read fastest */
     uint8_t *back;
     size_t *offset;
     uint8_t *shift;
-    float *x, *err;
+    float *x;
 } work_t;
 
 static void release(work_t *k)
 {
-    free(k->a); free(k->b); free(k->back); free(k->offset); free(k->shift); free(k->x); free(k->err);
+    free(k->room); free(k->back); free(k->offset); free(k->shift); free(k->x);
 }
 
 static int reserve(work_t *k, int T, int L, size_t back)
 {
     memset(k, 0, sizeof *k);
-    k->a = malloc(sizeof(float) << L);
-    k->b = malloc(sizeof(float) << L);
+    k->room = malloc(((MAX_SHIFT + 3) * sizeof(float) << L) + LINE);
+    k->a = (float *)(((uintptr_t)k->room + LINE - 1) / LINE * LINE);
+    k->b = k->a + ((size_t)1 << L);
+    k->luts = k->b + ((size_t)1 << L);
     k->back = malloc(back ? back : 1);
     k->offset = malloc(sizeof(size_t) * T);
     k->shift = malloc(T);
     k->x = malloc(sizeof(float) * T);
-    k->err = malloc(sizeof(float) * T);
-    if (k->a && k->b && k->back && k->offset && k->shift && k->x && k->err) return 0;
+    if (k->room && k->back && k->offset && k->shift && k->x) return 0;
     release(k);
     return -1;
 }
@@ -125,16 +128,6 @@ static size_t back_bytes(int T, int L, int r)
     size_t n = 0;
     for (int t = 0; t < T; t++) n += (size_t)1 << (L - shift_of(t, r));
     return n;
-}
-
-/* a cost without the k bits that ride in it; what is subtracted from all, so that none falls below 0 */
-static float cleared(float v, int k)
-{
-    int32_t u;
-    memcpy(&u, &v, 4);
-    u &= ~((1 << k) - 1);
-    memcpy(&v, &u, 4);
-    return v;
 }
 
 /* the cheapest path for k->x under weights w; states out; *state is where it starts and ends */
@@ -151,10 +144,9 @@ static void viterbi(const ops_t *ops, work_t *k, int T, const float *luts, int L
         k->shift[t] = (uint8_t)ka;
         if (t + 1 == T) break;
         int kb = shift_of(t + 1, r);
-        ops->step(best, next, luts + ((size_t)ka << L), k->x[t], w[t], L, ka, kb);
+        ops->step(best, next, k->back + at, luts + ((size_t)ka << L), k->x[t], w[t], L, ka, kb);
         int M = 1 << (L - kb);
-        float base = t % RENORMALIZE == RENORMALIZE - 1 ? cleared(ops->lowest(next, M), kb) : 0.0f;
-        ops->harvest(next, k->back + at, M, kb, base);
+        if (t % RENORMALIZE == RENORMALIZE - 1) ops->lower(next, M, ops->lowest(next, M));
         k->offset[t + 1] = at;
         at += (size_t)M;
         float *swap = best; best = next; next = swap;
@@ -208,6 +200,8 @@ int sprue_trellis_sweep(float *Wt, float *E, const float *U, int n, int T, const
         back = b > back ? b : back;
     }
     if (reserve(&k, T, L, back)) return -1;
+    memcpy(k.luts, luts, (MAX_SHIFT + 1) * sizeof(float) << L);
+    luts = k.luts;
     for (int j = 0; j < n; j++) {
         float *w = Wt + (size_t)j * T, *e = E + (size_t)j * T;
         uint16_t *st = states + (size_t)j * T;

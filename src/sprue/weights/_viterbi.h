@@ -11,6 +11,7 @@
 
 typedef float NAME(vf) __attribute__((vector_size(4 * VEC), aligned(4)));
 typedef int32_t NAME(vi) __attribute__((vector_size(4 * VEC), aligned(4)));
+typedef uint8_t NAME(vb) __attribute__((vector_size(VEC), aligned(1)));
 typedef uint32_t NAME(vu) __attribute__((vector_size(4 * VEC), aligned(4)));
 
 /* lanes of the vector that holds best[s >> k] for VEC consecutive states, the j-th of 2^k such */
@@ -21,7 +22,8 @@ TARGET static inline NAME(vi) NAME(lanes)(int k, int j)
     return v;
 }
 
-/* best (indexed by s >> ka) and the cost of emitting lut[s] for x -> next (indexed by s' >> kb) */
+/* best (indexed by s >> ka) and the cost of emitting lut[s] for x -> next (indexed by s' >> kb),
+ * and the top bits of each winner -> back */
 #define STEP_BODY(KA)                                                                              \
     for (int m = 0; m < M; m += VEC << (KA)) {                                                     \
         NAME(vi) acc[1 << (KA)];                                                                   \
@@ -36,11 +38,15 @@ TARGET static inline NAME(vi) NAME(lanes)(int k, int j)
                 acc[j] = LOWER(u, acc[j]);                                                         \
             }                                                                                      \
         }                                                                                          \
-        for (int j = 0; j < 1 << (KA); j++) *(NAME(vi) *)(next + m + VEC * j) = acc[j];            \
+        for (int j = 0; j < 1 << (KA); j++) {                                                      \
+            NAME(vi) won = acc[j] & ~clear;                                                        \
+            *(NAME(vb) *)(back + m + VEC * j) = __builtin_convertvector(won, NAME(vb));            \
+            *(NAME(vi) *)(next + m + VEC * j) = acc[j] & clear;                                    \
+        }                                                                                          \
     }
 
-TARGET static void NAME(step)(const float *best, float *next, const float *lut, float x, float w,
-                              int L, int ka, int kb)
+TARGET static void NAME(step)(const float *best, float *next, uint8_t *back, const float *lut,
+                              float x, float w, int L, int ka, int kb)
 {
     const int M = 1 << (L - kb), n = 1 << kb;
     const NAME(vi) clear = (NAME(vi)){0} + ~(n - 1);
@@ -63,7 +69,8 @@ TARGET static void NAME(step)(const float *best, float *next, const float *lut, 
                 NAME(vi) u = ((NAME(vi))v & clear) | top;
                 acc = LOWER(u, acc);
             }
-            *(NAME(vi) *)(next + m) = acc;
+            *(NAME(vb) *)(back + m) = __builtin_convertvector(acc & ~clear, NAME(vb));
+            *(NAME(vi) *)(next + m) = acc & clear;
         }
     } else {
         for (int m = 0; m < M; m++) {
@@ -77,25 +84,20 @@ TARGET static void NAME(step)(const float *best, float *next, const float *lut, 
                 memcpy(&v, &u, 4);
                 if (!top || v < low) low = v;
             }
-            next[m] = low;
+            int32_t u;
+            memcpy(&u, &low, 4);
+            back[m] = (uint8_t)(u & (n - 1));
+            u &= ~(n - 1);
+            memcpy(next + m, &u, 4);
         }
     }
 }
 #undef STEP_BODY
 
-/* low k bits of each value -> bytes, cleared in place; every value reduced by `base` */
-TARGET static void NAME(harvest)(float *best, uint8_t *back, int M, int k, float base)
+/* keeps costs near 0, where floats are dense; `base` is the least, so that none falls below 0 */
+TARGET static void NAME(lower)(float *v, int n, float base)
 {
-    const int32_t mask = (1 << k) - 1;
-    for (int i = 0; i < M; i++) {
-        int32_t u;
-        memcpy(&u, best + i, 4);
-        back[i] = (uint8_t)(u & mask);
-        u &= ~mask;
-        float v;
-        memcpy(&v, &u, 4);
-        best[i] = v - base;
-    }
+    for (int i = 0; i < n; i++) v[i] -= base;
 }
 
 TARGET static float NAME(lowest)(const float *v, int n)

@@ -26,7 +26,7 @@ from sprue.weights.packed import Packed, dense
 from sprue.weights.rotate import rotate
 
 RANKS = (4, 8, 16, 32, 64, 128)
-FACTOR_BITS = (4, 8)
+FACTOR_BITS = (3, 4, 8)
 # Share of the water level, over a column's variance, that is added to H. With it the feedback stops
 # chasing directions that matter less than the errors already made there (see `_tempered`).
 _TEMPER = 0.5
@@ -34,6 +34,7 @@ _COLUMN_FIELD, _RATE_FIELD, _ROW_FIELD = 6, 6, 4  # bits of small integers not k
 _TINY = 1e-38  # the least normal float32
 _LARGEST = 1e15  # squares of weights must stay within float32
 _ROWS = 2048  # worked on at once: copies of all of an embedding would take much memory
+_SAMPLE = 512  # rows, at least, that ranks are compared on
 
 
 @dataclass(frozen=True)
@@ -352,30 +353,34 @@ def _low_rank(
     if choice.rank is not None:
         return L, R, widths[0]
     costs = rates.spread(np.ones(len(U)), U)  # the same for every rank
-    best, found = _predicted(p, costs, p.W, choice.bits), (*none, widths[0])
+    some = slice(None, None, max(1, len(p.W) // _SAMPLE))
+    seen, left = replace(p, W=p.W[some], importance=p.importance[some]), L[some]
+
+    def damage(rank: int, width: int) -> float:
+        """Predicted weighted error of these factors beside what they leave bits for."""
+        residual = seen.W - _stored(left[:, :rank], R[:rank], width)
+        code_bits = choice.bits - factors_bits(p.W.shape, rank, width) - side_bits(p.W.shape)
+        return _predicted(seen, costs, residual, code_bits)
+
+    best, found = (
+        _predicted(seen, costs, seen.W, choice.bits - side_bits(p.W.shape)),
+        (0, widths[0]),
+    )
     for rank in ranks:  # what a rank buys rises, then falls
-        damage, part = _with_factors(p, costs, choice, L[:, :rank], R[:rank], widths[0])
-        if damage >= best:
+        now = damage(rank, widths[0])
+        if now >= best:
             break
-        best, found = damage, part
-    for width in widths[1:]:
-        damage, part = _with_factors(p, costs, choice, found[0], found[1], width)
-        if damage < best:
-            best, found = damage, part
-    return found
+        best, found = now, (rank, widths[0])
+    for width in widths[1:] if found[0] else ():
+        now = damage(found[0], width)
+        if now < best:
+            best, found = now, (found[0], width)
+    rank, width = found
+    return L[:, :rank], R[:rank], width
 
 
-def _with_factors(
-    p: Problem, costs: rates.Spread, choice: Choice, L: Tensor, R: Tensor, width: int
-) -> tuple[float, tuple[Tensor, Tensor, int]]:
-    """Predicted weighted error of these factors beside what they leave bits for."""
-    left = choice.bits - factors_bits(p.W.shape, len(R), width)
-    return _predicted(p, costs, p.W - _stored(L, R, width), left), (L, R, width)
-
-
-def _predicted(p: Problem, costs: rates.Spread, W: Tensor, bits: float) -> float:
-    """Predicted weighted error of coding W at these bits; infinite where they do not suffice."""
-    code_bits = bits - side_bits(W.shape)
+def _predicted(p: Problem, costs: rates.Spread, W: Tensor, code_bits: float) -> float:
+    """Predicted weighted error of coding W at these bits; infinite where there are none."""
     if code_bits <= 0:
         return float("inf")
     row = row_steps(W)
