@@ -65,12 +65,3 @@ def test_without_the_original_there_is_no_second_part(batches: tuple[Tensor, Ten
     pair = Pair()
     pair.now(batches[1][0])
     assert pair.means()[1] is None
-
-
-def test_the_mean_may_be_asked_for_twice(batches: tuple[Tensor, Tensor]) -> None:
-    pair = Pair()
-    for x, now in zip(*batches, strict=True):
-        pair.original(x)
-        pair.now(now)
-    first, second = pair.means(), pair.means()
-    torch.testing.assert_close(first, second)

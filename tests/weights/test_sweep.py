@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -142,15 +144,21 @@ def _ldlq_on_trellis(W: Tensor, U: Tensor, rate: int, L: int) -> Tensor:
     return W_hat
 
 
+def _on_trellis(W: Tensor, U: Any, rate: Any, row: Any) -> Tensor:
+    values = torch.empty(W.shape)
+    sweep.along_trellis(W.float(), U, rate, row, np.ones(len(W)), 9, values=values)
+    return values
+
+
 def test_the_trellis_sweep_is_ldlq() -> None:
     """150 columns: a whole block and a part."""
     W, H = _normal(48, 150), _moment(150, decay=0.7)
     U = inverse_factor(H, ridge_of(H, 0.05))
     naive = _ldlq_on_trellis(W, torch.from_numpy(U.copy()), 16, 9)
     rate, row = np.full(150, 16, np.int32), np.zeros(48, np.int32)
-    coded = sweep.along_trellis(W.float(), U, rate, row, np.ones(48), 9)
+    values = _on_trellis(W, U, rate, row)
     # the reference rounds elsewhere, and no path of this matrix is so near to another that it shows
-    assert torch.equal(coded.values.to(F64), naive)
+    assert torch.equal(values.to(F64), naive)
 
 
 @pytest.mark.parametrize("block", [16, 37, 400])
@@ -159,11 +167,11 @@ def test_blocks_do_not_matter(block: int, monkeypatch: pytest.MonkeyPatch) -> No
     U = inverse_factor(H, ridge_of(H, 0.01))
     whole = sweep.on_integers(W, torch.from_numpy(U.copy()), 3, 32, True)
     rate, row = np.full(150, 16, np.int32), np.zeros(48, np.int32)
-    coded = _loss(W, sweep.along_trellis(W.float(), U, rate, row, np.ones(48), 9).values, H)
+    coded = _loss(W, _on_trellis(W, U, rate, row), H)
     monkeypatch.setattr(sweep, "BLOCK", block)
     parts = sweep.on_integers(W, torch.from_numpy(U.copy()), 3, 32, True)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
-    again = _loss(W, sweep.along_trellis(W.float(), U, rate, row, np.ones(48), 9).values, H)
+    again = _loss(W, _on_trellis(W, U, rate, row), H)
     assert again == pytest.approx(coded, rel=0.04)
 
 
@@ -173,7 +181,8 @@ def test_importance_moves_error_to_rows_that_do_not_count() -> None:
     heavy = np.where(np.arange(256) % 4 == 0, 8.0, 0.5)
     off = {}
     for name, importance in (("even", np.ones(256)), ("heavy", heavy)):
-        coded = sweep.along_trellis(W, np.eye(16), rate, row, importance, 10)
-        off[name] = (coded.values - W).square().mean(1).numpy()
+        values = torch.empty_like(W)
+        sweep.along_trellis(W, np.eye(16), rate, row, importance, 10, values=values)
+        off[name] = (values - W).square().mean(1).numpy()
     assert off["heavy"][::4].mean() < 0.75 * off["even"][::4].mean()
     assert (heavy * off["heavy"]).mean() < 0.9 * (heavy * off["even"]).mean()

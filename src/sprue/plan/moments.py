@@ -21,9 +21,10 @@ class Moment:
         self._tokens += len(x)
 
     def mean(self) -> Tensor:
-        """The mean over tokens so far, float32 [in, in] on the CPU."""
+        """The mean over tokens, float32 [in, in] on the CPU; takes the place of the sum, once."""
         assert self._sum is not None
-        return self._sum.div(self._tokens).cpu()
+        total, self._sum = self._sum, None
+        return total.div_(self._tokens).cpu()
 
 
 class Pair:
@@ -51,6 +52,6 @@ class Pair:
         self._original = None
 
     def means(self) -> tuple[Tensor, Tensor | None]:
-        """(H, C or None where the original was not given), float32 [in, in]."""
-        C = None if self._cross is None else self._cross.div_(self._tokens).cpu()
-        return self._H.mean(), C
+        """(H, C or None where the original was not given), float32 [in, in], once."""
+        cross, self._cross = self._cross, None
+        return self._H.mean(), None if cross is None else cross.div_(self._tokens).cpu()

@@ -19,6 +19,7 @@ from sprue.models import Stream
 from sprue.models.fisher import Fisher, fisher
 from sprue.plan.blame import blamed
 from sprue.plan.moments import Moment
+from sprue.plan.room import tidy
 from sprue.weights.outlook import Outlook, outlook
 
 DAMPING = 0.001
@@ -92,6 +93,7 @@ def _outlook(stream: Stream, name: str, H: Tensor, importance: Tensor) -> Outloo
             f"{name}: what it receives or answers on the calibration text is not finite in float32;"
             " the checkpoint may be damaged: fetch or train it again"
         )
+    tidy()
     with blamed(name):
         return outlook(stream.source.weight(name), H, importance, DAMPING)
 

@@ -22,7 +22,7 @@ from sprue.plan.blame import blamed
 from sprue.plan.ledger import Ledger
 from sprue.plan.moments import Pair
 from sprue.plan.recipe import Recipe
-from sprue.plan.room import RESIDENT, SMALL, batch_of
+from sprue.plan.room import RESIDENT, SMALL, batch_of, tidy
 from sprue.plan.survey import Survey
 from sprue.weights import packed
 from sprue.weights.choice import Choice
@@ -82,9 +82,10 @@ class Walk:
 
     def run(self) -> dict[str, Record]:
         """Pack and write everything; the folder is not yet finished."""
-        embedding = self._outer()
-        hidden = self._stream(embedding).embed()
-        del embedding  # as large as a block, and of no more use
+        family = self.source.family
+        hidden = self._stream(self._outer(family.embedding)).embed()
+        self._outer(family.head)
+        self.progress()
         stream = self._stream({})
         original = stream.embed() if self.recipe.shift else None
         for i in range(stream.blocks):
@@ -102,20 +103,21 @@ class Walk:
             resident=self.resident,
         )
 
-    def _outer(self) -> dict[str, Tensor]:
-        """Pack embedding and head; tensor name -> the dense embedding that blocks will see."""
-        family, dense = self.source.family, {}
-        for name in (family.embedding, family.head):
-            if name not in self.recipe.tensors:
-                continue
-            W = self.source.weight(name)
-            H = self._given.get(name, torch.eye(W.shape[1]))
-            result = self._pack(name, W, H)
-            self.writer.block(_shard(name), self._stored(name, result))
-            if name == family.embedding:
-                dense[f"{name}.weight"] = packed.dense(result.meta, result.tensors)
-        self.progress()
-        return dense
+    def _outer(self, name: str) -> dict[str, Tensor]:
+        """Pack embedding or head; tensor name -> the dense matrix, for the embedding alone."""
+        if name not in self.recipe.tensors:
+            return {}
+        result = self._packed(name)
+        self.writer.block(_shard(name), self._stored(name, result))
+        if name == self.source.family.head:
+            return {}
+        return {f"{name}.weight": packed.dense(result.meta, result.tensors)}
+
+    def _packed(self, name: str) -> Packed:
+        """The matrix as it is stored; its own copy and its second moment are given back."""
+        W = self.source.weight(name)
+        H = self._given.get(name, torch.eye(W.shape[1]))
+        return self._pack(name, W, H)
 
     def _block(self, stream: Stream, i: int, hidden: Tensor, original: Tensor | None) -> None:
         prefix, block = self.source.family.block(i), stream.load(i)
@@ -207,6 +209,7 @@ class Walk:
         importance = self._importance.get(name) if self.recipe.importance else None
         if choice.grid == "raw":
             W = W.to(self.source.dtype(f"{name}.weight"))
+        tidy()
         with blamed(name):
             return decompose(W, H, choice, seed, importance, self.threads)
 

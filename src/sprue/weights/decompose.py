@@ -22,7 +22,7 @@ from sprue.weights import factors, lowrank, rates, sweep
 from sprue.weights.choice import Choice
 from sprue.weights.factor import inverse_factor, ridge_of
 from sprue.weights.grids import integer, raw, trellis
-from sprue.weights.packed import Packed, dense
+from sprue.weights.packed import Packed, dense, rows
 from sprue.weights.rotate import rotate
 
 RANKS = (4, 8, 16, 32, 64, 128)
@@ -34,6 +34,7 @@ _COLUMN_FIELD, _RATE_FIELD, _ROW_FIELD = 6, 6, 4  # bits of small integers not k
 _TINY = 1e-38  # the least normal float32
 _LARGEST = 1e15  # squares of weights must stay within float32
 _ROWS = 2048  # worked on at once: copies of all of an embedding would take much memory
+_LONG = 1 << 14  # more rows than a linear of a block has, nearly always: an embedding or a head
 _SAMPLE = 512  # rows, at least, that ranks are compared on
 
 
@@ -84,8 +85,19 @@ def decompose(
         meta, tensors = raw.pack(problem.W if W.dtype == torch.float64 else W)
     else:
         meta, tensors = _solve(problem, choice, seed, threads)
-    error = relative_error(problem.W, dense(meta, tensors), problem.H)
+    error = _stored_error(problem.W, problem.H, meta, tensors)
     return Packed((W.shape[0], W.shape[1]), meta, tensors, error)
+
+
+def _stored_error(W: Tensor, H: Tensor, meta: dict[str, Any], tensors: dict[str, Tensor]) -> float:
+    """`relative_error` of what is stored; of an embedding, only some rows are dense at a time."""
+    if len(W) <= _LONG or "out" in meta.get("rotate", {}):
+        return relative_error(W, dense(meta, tensors), H)
+    error = norm = 0.0
+    for ids, part in zip(_parted(torch.arange(len(W))), _parted(W), strict=True):
+        error += _weighted(part - rows(meta, tensors, ids), H)
+        norm += _weighted(part, H)
+    return _ratio(error, norm)
 
 
 def relative_error(W: Tensor, approximation: Tensor, H: Tensor) -> float:
@@ -93,6 +105,10 @@ def relative_error(W: Tensor, approximation: Tensor, H: Tensor) -> float:
     parts = list(zip(_parted(W), _parted(approximation), strict=True))
     error = sum(_weighted(a - b, H) for a, b in parts)
     norm = sum(_weighted(a, H) for a, _ in parts)
+    return _ratio(error, norm)
+
+
+def _ratio(error: float, norm: float) -> float:
     return error / norm if norm > 0 else float(error > 0)
 
 

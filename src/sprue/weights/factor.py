@@ -37,7 +37,7 @@ def inverse_factor(H: Tensor, ridge: float | F64) -> F64:
         raise ValueError("the second moment of the inputs holds NaN or infinity")
     mean = abs(float(H.diagonal().to(torch.float64).mean()))
     for extra in _EXTRA:
-        A = np.array(H.detach().cpu().flip(0, 1).numpy(), dtype=np.float64)
+        A = np.array(H.detach().cpu().numpy()[::-1, ::-1], dtype=np.float64, order="C")
         A[np.diag_indices_from(A)] += np.broadcast_to(ridge, len(A))[::-1] + extra * mean
         # LAPACK reads columns first: the transpose of a symmetric matrix is itself, not copied
         M, failed = lapack.dpotrf(A.T, lower=1, clean=1, overwrite_a=1)

@@ -31,12 +31,10 @@ class Coded:
     """A matrix on a trellis.
 
     Attributes:
-        values: float32 [out, in], what will be decoded.
         streams: states uint16 [in, rows] of every segment.
         column: int32 [segments, in], exponents of the column steps, in 1/8 octaves.
     """
 
-    values: Tensor
     streams: list[NDArray[np.uint16]]
     column: NDArray[np.int32]
 
@@ -49,6 +47,7 @@ def along_trellis(
     importance: NDArray[np.float64],
     L: int,
     threads: int = 1,
+    values: Tensor | None = None,
 ) -> Coded:
     """Code W [out, in] with one path along each column.
 
@@ -61,6 +60,7 @@ def along_trellis(
         importance: float64 [out] > 0, what a squared error in each row counts.
         L: bits of a state.
         threads: segments coded at the same time.
+        values: float32 [out, in], filled with what will be decoded.
     """
     visited, count = trellis.order(len(W)), trellis.segments(len(W))
     edge = trellis.bounds(len(W), count)
@@ -70,20 +70,20 @@ def along_trellis(
     least = _least_exponent(W, torch.from_numpy(step))
     steps = np.exp2((least + np.arange(_STEPS)) / trellis.COLUMN_OCTAVE).astype(np.float32)
 
-    def segment(s: int) -> tuple[Tensor, NDArray[np.uint16], NDArray[np.int32]]:
+    def segment(s: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
         rows = visited[edge[s] : edge[s + 1]]
-        Wt = W[torch.from_numpy(rows.copy())].T.contiguous()
+        here = torch.from_numpy(rows.copy())
+        Wt = W[here].T.contiguous()
         share = (weight[rows] / weight[rows].mean()).astype(np.float32)
         states, code = _segment(Wt, U32, rate, steps, step[rows], share, L)
-        return Wt, states, code
+        if values is not None:
+            values[here] = Wt.T
+        return states, code
 
     with ThreadPoolExecutor(max(1, min(threads, count))) as pool:
         done = list(pool.map(segment, range(count)))
-    values = torch.empty_like(W)
-    for s, (Wt, _, _) in enumerate(done):
-        values[torch.from_numpy(visited[edge[s] : edge[s + 1]].copy())] = Wt.T
-    column = np.stack([code for _, _, code in done]) + np.int32(least)
-    return Coded(values, [states for _, states, _ in done], column.astype(np.int32))
+    column = np.stack([code for _, code in done]) + np.int32(least)
+    return Coded([states for states, _ in done], column.astype(np.int32))
 
 
 def _least_exponent(W: Tensor, step: Tensor) -> int:

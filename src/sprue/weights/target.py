@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sprue.weights.factor import inverse_factor, ridge_of
 
+_ROWS = 1024  # multiplied at once
+
 
 def shifted(W: Tensor, H: Tensor, C: Tensor, damping: float) -> Tensor:
     """The matrix V that minimizes E |W x - V x'|^2, x the original input, x' the one it now gets.
@@ -24,14 +26,18 @@ def shifted(W: Tensor, H: Tensor, C: Tensor, damping: float) -> Tensor:
     Returns:
         float32 [out, in].
     """
-    return W + W @ correction(H, C, damping)
+    return W + W @ correction(H, C.clone(), damping)
 
 
 def correction(H: Tensor, C: Tensor, damping: float) -> Tensor:
     """What `shifted` adds to W, over W: (C - H)(H + ridge)^-1, float32 [in, in].
 
-    One for all matrices that read the same input. Only the difference passes through float32.
+    One for all matrices that read the same input. Only the difference passes through float32. C is
+    overwritten and becomes the result: of a wide layer it takes as much memory as the matrices.
     """
     ridge = ridge_of(H, damping)
     U = torch.from_numpy(np.ascontiguousarray(inverse_factor(H, ridge), np.float32))
-    return ((C - H) @ U.T) @ U
+    C -= H
+    for part in torch.split(C, _ROWS):
+        part.copy_((part @ U.T) @ U)
+    return C
