@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -16,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sprue import demo
-from sprue.errors import ArtifactError, InputError
+from sprue import demo, runtime
+from sprue.errors import ArtifactError, InputError, SprueWarning
 from sprue.runtime import quantization_config
 from sprue.verify import _names, verify
 from sprue.weights import packed
@@ -182,6 +183,40 @@ def test_an_artifact_is_measured_as_it_loads_and_its_records_are_told(
     page = (tmp_path / "page.html").read_text()
     for words in ("more damping", "preset: rtn", "Stored error by layer", "gate_proj"):
         assert words in page
+
+
+def test_the_verdict_is_noted_in_the_artifact(
+    base6m: Path, artifact: Path, texts: tuple[Path, ...], tmp_path: Path
+) -> None:
+    here = copied(artifact, tmp_path / "noted")
+    before = json.loads((here / "sprue.json").read_text())
+    report = verify(base6m, here, texts, keep=0.5, **QUICK)
+    after = json.loads((here / "sprue.json").read_text())
+    assert after["verdict"]["passed"] is True
+    assert after["verdict"]["kept_at_least"] == report.verdict.kept_at_least
+    assert after["verdict"]["data"] == report.as_dict()["data"]
+    assert {**after, "verdict": None} == {**before, "verdict": None}
+    runtime.check(here)
+
+
+def test_a_verdict_that_cannot_be_noted_is_given_all_the_same(
+    base6m: Path,
+    artifact: Path,
+    texts: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = copied(artifact, tmp_path / "read-only")
+    before = (here / "sprue.json").read_bytes()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.warns(SprueWarning, match="could not be noted"):
+        assert verify(base6m, here, texts, **QUICK).passed
+    assert (here / "sprue.json").read_bytes() == before
+    assert not list(here.glob("*.tmp"))
 
 
 def test_a_tampered_artifact_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sprue import data as texts
-from sprue.errors import InputError
+from sprue import runtime
+from sprue.errors import InputError, SprueWarning
 from sprue.models import locate
 from sprue.proof import energy, load, machine, memory, quality, speed
+from sprue.proof.figures import verdict
 from sprue.proof.report import Costs, Report
 
 CONTEXT = 2048  # tokens of a window where a model allows more
@@ -59,6 +62,8 @@ def verify(
         figures: write every figure here as JSON, those of every window included.
         progress: show progress on a terminal.
 
+    The verdict is also noted in the sprue.json of a result that `compress` made.
+
     Raises:
         ArtifactError: a damaged result.
         InputError: a model, a file or an argument that cannot be used; models that cannot be
@@ -94,6 +99,7 @@ def verify(
         machine=machine.stamp(device),
     )
     _write(found, report, figures)
+    _record(pair.result, found)
     return found
 
 
@@ -254,6 +260,17 @@ def _write(found: Report, report: str | Path | None, figures: str | Path | None)
     if figures is not None:
         text = json.dumps(found.as_dict(full=True), indent=2)
         Path(figures).write_text(text + "\n", encoding="utf-8")
+
+
+def _record(folder: Path, found: Report) -> None:
+    """The verdict goes into sprue.json, so that it travels with what it was found on."""
+    if found.artifact is None:
+        return
+    try:
+        runtime.record_verdict(folder, verdict(found))
+    except OSError as error:
+        text = f"the verdict could not be noted in {folder / 'sprue.json'}: {error.strerror}"
+        warnings.warn(text, SprueWarning, stacklevel=2)
 
 
 @contextmanager

@@ -59,6 +59,13 @@ def of(report: Report, full: bool = False) -> dict[str, Any]:
     return found | _details(report) if full else found
 
 
+def verdict(report: Report) -> dict[str, Any]:
+    """What sprue.json keeps: the verdict, what it rests on, and the text it was found on."""
+    kept = ("perplexity", "kl_nats", "top1_agreement", "data", "seed")
+    figures = of(report)
+    return _verdict(report) | {name: figures[name] for name in kept}
+
+
 def _verdict(report: Report) -> dict[str, Any]:
     verdict = report.verdict
     return {

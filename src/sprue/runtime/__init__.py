@@ -4,7 +4,22 @@ Importing this imports neither torch nor transformers; `runtime.linear` holds th
 `runtime.quantizer` what `from_pretrained` uses, `runtime.load` opens a folder.
 """
 
-from sprue.runtime.artifact import METHOD, VERSION, check, quantization_config, seal
+from sprue.runtime.artifact import (
+    METHOD,
+    VERSION,
+    check,
+    quantization_config,
+    record_verdict,
+    seal,
+)
 from sprue.runtime.register import register
 
-__all__ = ["METHOD", "VERSION", "check", "quantization_config", "register", "seal"]
+__all__ = [
+    "METHOD",
+    "VERSION",
+    "check",
+    "quantization_config",
+    "record_verdict",
+    "register",
+    "seal",
+]

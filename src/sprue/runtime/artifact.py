@@ -92,6 +92,27 @@ def seal(folder: str | Path, like: str | Path | None = None) -> None:
     (folder / "sprue.json").write_text(text, encoding="utf-8")
 
 
+def record_verdict(folder: str | Path, verdict: Mapping[str, Any]) -> None:
+    """Puts what a verification found into sprue.json, all at once; the other files stay as sealed.
+
+    Args:
+        folder: the artifact.
+        verdict: JSON-able.
+
+    Raises:
+        ArtifactError: sprue.json is missing or damaged.
+        OSError: the folder cannot be written.
+    """
+    path = Path(folder) / "sprue.json"
+    text = json.dumps({**_read_sprue(Path(folder)), "verdict": verdict}, indent=2, sort_keys=True)
+    temporary = path.with_suffix(".json.tmp")
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _read_sprue(folder: Path) -> dict[str, Any]:
     path = folder / "sprue.json"
     if not path.is_file():
