@@ -78,7 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from sprue.compress import compress
+    from sprue.plan.room import lean
 
+    lean()
     report = compress(
         args.model,
         args.out,

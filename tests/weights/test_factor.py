@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sprue.weights import factor
 from sprue.weights.factor import inverse_factor, ridge_of
 
 
@@ -40,6 +41,33 @@ def test_it_equals_what_gptq_computes() -> None:
     inverse = torch.linalg.inv(H.double() + 0.05 * torch.eye(96, dtype=torch.float64))
     U = torch.linalg.cholesky(inverse, upper=True)
     np.testing.assert_allclose(inverse_factor(H, 0.05), U.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_wide_one_is_found_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    H = _moment(300, 2000)
+    exact = inverse_factor(H, 0.01)
+    monkeypatch.setattr(factor, "WIDE", 299)
+    U = inverse_factor(H, 0.01)
+    assert (exact.dtype, U.dtype) == (np.float64, np.float32)
+    assert np.array_equal(U, np.triu(U))
+    np.testing.assert_allclose(U, exact, rtol=1e-3, atol=1e-4 * np.abs(exact).max())
+
+
+def test_what_single_precision_cannot_do_double_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One direction a billion times as strong as the damping."""
+    v = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    H = 1e3 * torch.outer(v, v)
+    exact = inverse_factor(H, 1e-4)
+    monkeypatch.setattr(factor, "WIDE", 63)
+    assert np.array_equal(inverse_factor(H, 1e-4), exact)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8])
+def test_an_array_is_turned_around_in_pieces(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factor, "_PIECE", 3)
+    flat = np.arange(count, dtype=np.float64)
+    factor._reverse(flat)
+    assert np.array_equal(flat, np.arange(count)[::-1])
 
 
 def test_an_unseen_input_is_damped_to_one() -> None:

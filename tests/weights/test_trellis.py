@@ -45,9 +45,10 @@ def _coded(
         rates = np.full(width, rate, np.int32)
     U = np.eye(width) + np.triu(rng.standard_normal((width, width)) * 0.1, 1)
     with _cut(segment):
-        coded = sweep.along_trellis(W, U, rates, row, np.ones(out), L)
+        values = torch.empty_like(W)
+        coded = sweep.along_trellis(W, U, rates, row, np.ones(out), L, values=values)
         meta, tensors = trellis.pack((out, width), coded.streams, rates, coded.column, row, L)
-    return Case(W, coded.values, meta, tensors)
+    return Case(W, values, meta, tensors)
 
 
 @contextmanager

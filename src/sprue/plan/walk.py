@@ -127,8 +127,10 @@ class Walk:
             todo = [n for n in group.linears if f"{prefix}.{n}" in self.recipe.tensors]
             if todo:
                 H, C = self._moments(stream, block, i, hidden, original, group, done)
-                packs = self._group(prefix, todo, H, C)
-                del H, C
+                aims = self._aims([f"{prefix}.{local}" for local in todo], H, C)
+                del C  # as large as H, and of no more use
+                packs = self._group(prefix, todo, aims, H)
+                del aims, H
                 for local, result in zip(todo, packs, strict=True):
                     set_weight(block, local, packed.dense(result.meta, result.tensors))
                     tensors |= self._stored(f"{prefix}.{local}", result)
@@ -168,12 +170,10 @@ class Walk:
     ) -> AbstractContextManager[None]:
         return lent(block, done, lambda local: self.source.weight(f"{prefix}.{local}"))
 
-    def _group(self, prefix: str, todo: list[str], H: Tensor, C: Tensor | None) -> list[Packed]:
+    def _group(self, prefix: str, todo: list[str], aims: list[Tensor], H: Tensor) -> list[Packed]:
         """The packed linears of one group, in order; small ones at the same time."""
         names = [f"{prefix}.{local}" for local in todo]
         planned = [self.recipe.tensors[name] for name in names]
-        aims = self._aims(names, planned, H, C)
-        del C  # as large as H, and of no more use
         first = self._ledger.grant(planned[0], aims[0].numel())
         choices = [first, *planned[1:]]  # the same for every number of threads
         threads = 1 if H.numel() > SMALL else min(self.threads, len(names))
@@ -183,13 +183,13 @@ class Walk:
             self._note(name, plan, choice, result)
         return results
 
-    def _aims(
-        self, names: list[str], planned: list[Choice], H: Tensor, C: Tensor | None
-    ) -> list[Tensor]:
+    def _aims(self, names: list[str], H: Tensor, C: Tensor | None) -> list[Tensor]:
         """What each matrix should be: its own, or what gives the original's outputs now."""
+        planned = [self.recipe.tensors[name] for name in names]
         aims = [self.source.weight(name) for name in names]
         if C is None:
             return aims
+        tidy()
         with blamed(names[0]):
             P = correction(H, C, max(choice.damping for choice in planned))
         return [

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sprue.weights import factors, lowrank, rates, sweep
 from sprue.weights.choice import Choice
-from sprue.weights.factor import inverse_factor, ridge_of
+from sprue.weights.factor import Factor, inverse_factor, ridge_of
 from sprue.weights.grids import integer, raw, trellis
 from sprue.weights.packed import Packed, dense, rows
 from sprue.weights.rotate import rotate
@@ -183,7 +183,7 @@ def _factors_alone(
     p: Problem, choice: Choice, seed: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     meta: dict[str, Any] = {"grid": "none", "shape": list(p.W.shape)}
-    U = torch.from_numpy(inverse_factor(p.H, p.ridge).astype(np.float32))
+    U = single(inverse_factor(p.H, p.ridge))
     L, R = _sketch(p, U, min(choice.rank or 0, *p.W.shape), seed)
     return _best_refit(p, meta, {}, L, R, choice.factor_bits or 8, choice.refits)
 
@@ -195,7 +195,7 @@ def _on_integers(p: Problem, choice: Choice, seed: int) -> tuple[dict[str, Any],
     L, R = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
     factor_bits = choice.factor_bits or 8
     if rank and U is not None:
-        L, R = _sketch(p, torch.from_numpy(U.astype(np.float32)), rank, seed)
+        L, R = _sketch(p, single(U), rank, seed)
     residual = p.W - _stored(L, R, factor_bits) if len(R) else p.W
     turned, H, turn = _turned(residual, p.H, choice.rotate, seed)
     if turn and U is not None:
@@ -203,7 +203,7 @@ def _on_integers(p: Problem, choice: Choice, seed: int) -> tuple[dict[str, Any],
     if choice.feedback and U is not None:
         codes, scale, zero = sweep.on_integers(
             turned,
-            torch.from_numpy(U.astype(np.float32)),
+            single(U),
             bits,
             choice.group_size,
             choice.symmetric,
@@ -226,11 +226,13 @@ def _on_trellis(
     p: Problem, choice: Choice, seed: int, threads: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     U = inverse_factor(p.H, p.ridge)
-    L, R, factor_bits = _low_rank(p, U, choice, seed)
+    costs, U = rates.spread(np.ones(len(U)), U), np.asarray(U, np.float32)
+    L, R, factor_bits = _low_rank(p, torch.from_numpy(U), costs, choice, seed)
+    del U  # the factors of a wide layer are the most that is in memory
     residual = p.W - _stored(L, R, factor_bits) if len(R) else p.W
     turned, H, turn = _turned(residual, p.H, choice.rotate, seed)
     if turn:
-        U = inverse_factor(H, p.ridge)
+        costs = rates.spread(np.ones(len(H)), inverse_factor(H, p.ridge))
     # rotated outputs are mixtures of all: they count alike
     importance = np.ones(len(p.W)) if choice.rotate == "both" else p.importance
     q = Problem(turned, H, importance, p.ridge)
@@ -242,8 +244,7 @@ def _on_trellis(
             f"{list(p.W.shape)}, and {choice.bits:.3f} were given: give more, or a lower rank"
         )
     row = row_steps(turned)
-    s = spread_of(turned, U, row)
-    del U  # a wide layer's factors are the most that is in memory
+    s = replace(costs, variance=_variances(turned, row))
     meta, tensors = _coded(q, s, row, choice, budget, threads)
     meta = {**meta, **turn}
     if not len(R):
@@ -278,7 +279,7 @@ def row_steps(W: Tensor) -> NDArray[np.int32]:
     return exponent.to(torch.int32).numpy()
 
 
-def spread_of(W: Tensor, U: NDArray[np.float64], row: NDArray[np.int32]) -> rates.Spread:
+def spread_of(W: Tensor, U: Factor, row: NDArray[np.int32]) -> rates.Spread:
     """What decides the column rates of W, its rows divided by their steps."""
     return rates.spread(_variances(W, row), U)
 
@@ -327,7 +328,7 @@ def _coded_at(
     if choice.feedback:
         exact = _tempered(p, s, bits)
         s = rates.spread(s.variance, exact)
-        U = np.ascontiguousarray(exact, np.float32)
+        U = np.asarray(exact, np.float32)
         del exact
     else:
         U = np.eye(len(s.cost), dtype=np.float32)
@@ -341,7 +342,7 @@ def _coded_at(
     return trellis.pack(shape, coded.streams, rate, coded.column, row, choice.state_bits)
 
 
-def _tempered(p: Problem, s: rates.Spread, bits: float) -> NDArray[np.float64]:
+def _tempered(p: Problem, s: rates.Spread, bits: float) -> Factor:
     """The feedback factor for a rate: H plus a share of the water level over the variances.
 
     At high rates the errors that LDLQ makes have the covariance λ H^-1. Where that exceeds the
@@ -353,22 +354,20 @@ def _tempered(p: Problem, s: rates.Spread, bits: float) -> NDArray[np.float64]:
 
 
 def _low_rank(
-    p: Problem, U: NDArray[np.float64], choice: Choice, seed: int
+    p: Problem, U: Tensor, costs: rates.Spread, choice: Choice, seed: int
 ) -> tuple[Tensor, Tensor, int]:
     """(L, R, bits of their codes) of the stated rank, or of the rank that pays best."""
     none = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
     if choice.rank == 0:
         return *none, choice.factor_bits or 8
-    U32 = torch.from_numpy(U.astype(np.float32))
     widths = FACTOR_BITS if choice.factor_bits is None else (choice.factor_bits,)
     ranks = [r for r in RANKS if 4 * r <= min(p.W.shape)] if choice.rank is None else [choice.rank]
     ranks = [min(r, *p.W.shape) for r in ranks]
     if not ranks:
         return *none, widths[0]
-    L, R = _sketch(p, U32, max(ranks), seed)
+    L, R = _sketch(p, U, max(ranks), seed)
     if choice.rank is not None:
         return L, R, widths[0]
-    costs = rates.spread(np.ones(len(U)), U)  # the same for every rank
     some = slice(None, None, max(1, len(p.W) // _SAMPLE))
     seen, left = replace(p, W=p.W[some], importance=p.importance[some]), L[some]
 
@@ -404,6 +403,11 @@ def _predicted(p: Problem, costs: rates.Spread, W: Tensor, code_bits: float) -> 
     rows = p.importance * np.exp2(2 * row / trellis.ROW_OCTAVE)
     evened = float(rows.mean() * rates.unevenness(rows, np.array(code_bits)))
     return evened * rates.damage(s, rates.level_for(s, code_bits))
+
+
+def single(U: Factor) -> Tensor:
+    """In float32; not copied where it is."""
+    return torch.from_numpy(np.asarray(U, np.float32))
 
 
 def _sketch(p: Problem, U: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:

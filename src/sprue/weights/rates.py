@@ -11,6 +11,7 @@ add λ (sum_(i<=j) U_ij^2 - U_jj^2) to its variance, which counts at low rates a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +39,12 @@ class Spread:
     carried: F64
 
 
-def spread(variance: F64, U: F64) -> Spread:
+def spread(variance: F64, U: NDArray[np.floating[Any]]) -> Spread:
     """From column variances [in] and U [in, in], upper, with U^T U the inverse second moment."""
-    cost = 1 / np.diagonal(U) ** 2
-    return Spread(variance, cost, np.maximum(np.einsum("ij,ij->j", U, U) * cost - 1, 0))
+    cost = 1 / np.diagonal(U).astype(np.float64) ** 2
+    # einsum reads a matrix that is stored by columns far faster than its transpose is summed
+    square = np.einsum("ji,ji->j", U.T, U.T, dtype=np.float64)
+    return Spread(variance, cost, np.maximum(square * cost - 1, 0))
 
 
 def at_level(s: Spread, level: float) -> NDArray[np.int32]:

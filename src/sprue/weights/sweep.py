@@ -64,7 +64,7 @@ def along_trellis(
     """
     visited, count = trellis.order(len(W)), trellis.segments(len(W))
     edge = trellis.bounds(len(W), count)
-    U32 = torch.from_numpy(np.ascontiguousarray(U, np.float32))
+    U32 = torch.from_numpy(np.asarray(U, np.float32))
     step = np.exp2(row / trellis.ROW_OCTAVE).astype(np.float32)
     weight = importance * step.astype(np.float64) ** 2
     least = _least_exponent(W, torch.from_numpy(step))

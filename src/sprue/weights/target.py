@@ -36,7 +36,7 @@ def correction(H: Tensor, C: Tensor, damping: float) -> Tensor:
     overwritten and becomes the result: of a wide layer it takes as much memory as the matrices.
     """
     ridge = ridge_of(H, damping)
-    U = torch.from_numpy(np.ascontiguousarray(inverse_factor(H, ridge), np.float32))
+    U = torch.from_numpy(np.asarray(inverse_factor(H, ridge), np.float32))
     C -= H
     for part in torch.split(C, _ROWS):
         part.copy_((part @ U.T) @ U)
