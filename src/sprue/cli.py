@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SprueError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        print("sprue: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(": ".join(filter(None, ("sprue: interrupted", str(stopped)))), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has left; nothing more can be said there, not even at exit.
@@ -119,7 +119,9 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _fail(message: str) -> int:
-    print(f"sprue: error: {message}", file=sys.stderr)
+    """Say it in one line, also what quotes another library's several."""
+    lines = (line.strip() for line in message.splitlines())
+    print("sprue: error:", *filter(None, lines), file=sys.stderr)
     return USER_ERROR
 
 

@@ -18,8 +18,10 @@ from sprue import models
 from sprue.errors import BudgetError, InputError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, calibration, design
+from sprue.plan.checkpoint import Checkpoint, key_of
 from sprue.plan.forecast import Forecast, forecast
 from sprue.plan.goal import Goal
+from sprue.plan.recipe import Recipe
 from sprue.plan.room import RESIDENT, batch_of
 from sprue.plan.survey import Survey, survey
 from sprue.plan.walk import Walk
@@ -109,16 +111,26 @@ def compress(
     source = models.open(model)
     parts, limit = design.matrices(source), goal.limit(source.nbytes)
     goal.check(parts, limit)
-    with Writer(Path(out)) as writer:
+    with Writer(Path(out)) as writer, _interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, goal.seed)
         result = limit or source.nbytes
         ahead = forecast(source, parts, texts.ids.shape, result, goal.measures, goal.trellis)
         _announce(ahead, writer.out.parent, progress)
         with _bar(source, goal.measures, progress) as advance:
-            found = _survey(source, texts.ids, goal, device, advance)
-            plan = goal.plan(parts, limit, found)
-            exact = goal.recipe is not None
-            walk = Walk(source, texts.ids, plan, writer, found, exact, device, progress=advance)
+            checkpoint = Checkpoint(writer, key_of(source, goal, texts.ids, device))
+            _tell(checkpoint, source.blocks, progress)
+            plan, found = _plan(source, texts.ids, goal, parts, limit, device, checkpoint, advance)
+            walk = Walk(
+                source,
+                texts.ids,
+                plan,
+                writer,
+                found,
+                exact=goal.recipe is not None,
+                device=device,
+                checkpoint=checkpoint,
+                progress=advance,
+            )
             records = walk.run()
         _check_size(writer.nbytes, limit)
         done = replace(plan, tensors={name: r.choice for name, r in records.items()})
@@ -138,6 +150,45 @@ def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
     if progress:
         print(f"this will take {ahead.line()}", file=sys.stderr)
     ahead.check(folder)
+
+
+@contextmanager
+def _interruptible(writer: Writer) -> Iterator[None]:
+    """Ctrl-C says whether the work so far is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not writer.resumable:
+            raise
+        raise KeyboardInterrupt("give the same command again, and it goes on from here") from None
+
+
+def _tell(checkpoint: Checkpoint, blocks: int, progress: bool) -> None:
+    if checkpoint.plan() is not None and progress:
+        done = f"block {checkpoint.block} of {blocks}" if checkpoint.block else "the survey"
+        print(f"an earlier run of this command got as far as {done}: going on", file=sys.stderr)
+
+
+def _plan(
+    source: Source,
+    ids: Tensor,
+    goal: Goal,
+    parts: design.Matrices,
+    limit: int | None,
+    device: str,
+    checkpoint: Checkpoint,
+    advance: Callable[[], None],
+) -> tuple[Recipe, Survey | None]:
+    """The recipe, and what was measured for it, unless an earlier run has got them."""
+    saved = checkpoint.plan()
+    if saved is not None:
+        for _ in range(3 * source.blocks if goal.measures else 0):
+            advance()
+        return saved
+    found = _survey(source, ids, goal, device, advance)
+    plan = goal.plan(parts, limit, found)
+    checkpoint.planned(plan, found)
+    return plan, found
 
 
 def _survey(

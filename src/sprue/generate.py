@@ -93,8 +93,8 @@ def _sample(
     name: str, prompt: str, count: int, pick: Callable[[Tensor], int], device: str
 ) -> Sample:
     folder = locate.folder(name)
+    model = load(folder, device=device)  # first, as it finds out whether any file was changed
     tokenizer = _tokenizer(folder)
-    model = load(folder, device=device)
     ids: list[int] = tokenizer(prompt).input_ids
     room = _room(model, name, len(ids))
     begin = time.perf_counter()

@@ -17,9 +17,10 @@ from sprue import models
 from sprue.models import Stream, Writer
 from sprue.plan import artifact, design
 from sprue.plan import walk as walk_module
+from sprue.plan.ledger import Record
 from sprue.plan.recipe import Recipe
 from sprue.plan.survey import survey
-from sprue.plan.walk import Record, Walk
+from sprue.plan.walk import Walk
 from sprue.weights import packed, target
 
 WINDOWS, CONTEXT, BITS = 6, 16, 2.5

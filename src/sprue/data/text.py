@@ -24,6 +24,7 @@ from torch import Tensor
 from sprue.errors import InputError
 
 SEPARATOR = "<|endoftext|>"
+_NAMED = 8  # keys of a row that a message lists
 _PIECE = 1 << 20  # characters tokenized at once: a tokenizer needs some hundred bytes for each
 
 
@@ -177,15 +178,28 @@ def _json_lines(file: Path) -> Iterator[str]:
 def _json_text(file: Path, number: int, line: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}, line {number}: not JSON ({error})") from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        found = f"the keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
+        keys = sorted(row)[:_NAMED] if isinstance(row, dict) else []
+        found = f"the keys {keys}" if isinstance(row, dict) else type(row).__name__
         raise InputError(
             f'{file}, line {number}: expected an object with a string under "text", found {found}'
         )
+    _check_whole(text, file, number)
     return text
+
+
+def _check_whole(text: str, file: Path, number: int) -> None:
+    r"""Refuse what JSON can escape and no tokenizer takes: one half of a pair, as in "\ud83d"."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{file}, line {number}: the text holds half a character (a lone surrogate, at "
+            f"character {error.start}): leave the line out, or repair it"
+        ) from error
 
 
 def _parquet(file: Path) -> Iterator[str]:
@@ -203,8 +217,9 @@ def _parquet(file: Path) -> Iterator[str]:
             raise InputError(f'{file}: expected a string column "text", found {names}')
         for batch in table.iter_batches(columns=["text"]):
             yield from (text for text in batch.column(0).to_pylist() if text is not None)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{file} is not a readable parquet file: {error}") from error
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file} is not a readable parquet file: {reason}") from error
 
 
 def _is_text(kind: Any) -> bool:

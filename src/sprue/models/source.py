@@ -158,7 +158,7 @@ def open(model: str | Path) -> Source:
     _refuse_quantized(raw)
     stored = _stored(path)
     config = configure(path)
-    if not config.num_hidden_layers:
+    if config.num_hidden_layers < 1:
         raise InputError(f"{path / 'config.json'} describes a model with no blocks")
     built = skeleton(config)
     expected = {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}

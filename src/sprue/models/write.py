@@ -2,7 +2,7 @@
 
 Everything is written into a hidden sibling `.NAME.partial`; config.json, without which nothing
 loads, comes last there; then one rename makes the folder. A run that is killed leaves at most the
-sibling, which the next run recognizes and replaces.
+sibling, which the next run recognizes: it goes on where that one saved its state, or replaces it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sprue.errors import InputError, ResourceError
+from sprue.errors import InputError, ResourceError, SprueError
+from sprue.models import progress
 from sprue.models.tensorfile import encode
 
 _MARK = ".sprue-partial"  # says that a partial folder is ours, and is locked while one writes it
@@ -54,6 +55,9 @@ class Writer:
         self._made: list[Path] = []
         self._lock: int | None = None
         self._over = False
+        self._progress = progress.Progress(self._partial)
+        self._key: str | None = None
+        self._begun = self._saved = False
         _refuse_existing(self.out)
         with self._guarded():
             self._make_parents()
@@ -63,8 +67,66 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.discard()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._leave(kind)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the same command would go on from a state that was saved."""
+        return self._saved
+
+    def resume(self, key: str) -> dict[str, Any] | None:
+        """The state that a run under the same `key` saved before it stopped; None: none.
+
+        The shards that belong to it count as written. Whatever else such a run left is removed. To
+        be called before anything is written.
+
+        Raises:
+            ResourceError, InputError: what was left cannot be removed.
+        """
+        self._key, self._begun = key, True
+        with self._guarded():
+            content = self._progress.read()
+            if content is None or content["key"] != key or not self._taken_up(content):
+                _clear(self._partial)
+                return None
+            _clear(self._partial, {*self.files, progress.FOLDER})
+        self._saved = True
+        return dict(content["state"])
+
+    def kept(self, name: str) -> dict[str, Tensor]:
+        """The tensors that were kept under a name and saved.
+
+        Raises:
+            InputError: they were damaged since.
+        """
+        return self._progress.get(name)
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put tensors beside the result, for the state that is saved next.
+
+        Raises:
+            ResourceError: the disk is full; nothing is left behind.
+        """
+        with self._guarded():
+            self._progress.put(name, tensors)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """What was kept under these names does not belong to the state that is saved next."""
+        self._progress.drop(names)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Save `state` (JSON-able), what is kept and which shards are written, all at once.
+
+        From here on a run that is killed or interrupted can be resumed under its key.
+
+        Raises:
+            ResourceError: the disk is full; nothing is left behind.
+        """
+        written = {"files": self.files, "index": self._index, "nbytes": self.nbytes}
+        with self._guarded():
+            self._progress.commit({"key": self._key, "written": written, "state": dict(state)})
+        self._saved = True
 
     def block(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write `tensors` (name -> any dtype) as the shard model-NAME.safetensors.
@@ -77,13 +139,18 @@ class Writer:
         twice = [file, *tensors] if file in self.files else sorted(set(tensors) & set(self._index))
         if twice:
             raise ValueError(f"written before: {twice[0]}")
+        self._begin()
         with self._guarded():
             self._add(file, encode(tensors))
         self._index.update(dict.fromkeys(tensors, file))
         self.nbytes += sum(tensor.nbytes for tensor in tensors.values())
 
     def finish(
-        self, config: Mapping[str, Any], sprue: Mapping[str, Any], copy: Iterable[Path] = ()
+        self,
+        config: Mapping[str, Any],
+        sprue: Mapping[str, Any],
+        copy: Iterable[Path] = (),
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         """Add index, companions, sprue.json and config.json; then the folder appears.
 
@@ -91,20 +158,25 @@ class Writer:
             config: content of config.json.
             sprue: content of sprue.json; "files" (name -> sha256 of every other file) is added.
             copy: files to stand beside the weights (tokenizer, generation_config.json, licence).
+            texts: the same, name -> content.
 
         Raises:
             ResourceError: the disk is full; nothing is left behind.
             InputError: `out` came into being meanwhile.
         """
+        self._begin()
         with self._guarded():
             index = {"metadata": {"total_size": self.nbytes}, "weight_map": self._index}
             self._add(_INDEX, [_json(index)])
             for path in copy:
                 self._add(path.name, _pieces(path))
+            for name, text in (texts or {}).items():
+                self._add(name, [text.encode()])
             last = _json(config)
             files = {**self.files, "config.json": hashlib.sha256(last).hexdigest()}
             self._add("sprue.json", [_json({**sprue, "files": files})])
             self._add("config.json", [last])
+            self._progress.remove()
             self._appear()
 
     def discard(self) -> None:
@@ -112,12 +184,49 @@ class Writer:
         if self._over:
             return
         if self._lock is not None:
-            shutil.rmtree(self._partial)
+            self._remove()
         self._end()
-        for parent in self._made:
-            if any(parent.iterdir()):
+        for folder in filter(Path.exists, self._made):
+            if any(folder.iterdir()):
                 break
-            parent.rmdir()
+            folder.rmdir()
+
+    def _leave(self, kind: type[BaseException] | None) -> None:
+        """Interrupted, or failed for no reason that was foreseen: keep what can be resumed.
+
+        What an earlier run saved also stays where this one failed before it could ask for it.
+        """
+        stopped = kind is not None and not issubclass(kind, (SprueError, OSError))
+        if (self._saved and stopped) or (not self._begun and self._progress.exists):
+            self._end()
+        else:
+            self.discard()
+
+    def _begin(self) -> None:
+        """Nothing is taken up: what an earlier run left goes before the first file comes."""
+        if not self._begun:
+            self._begun = True
+            with self._guarded():
+                _clear(self._partial)
+
+    def _taken_up(self, content: Mapping[str, Any]) -> bool:
+        """Whether the shards of a saved state are all there, as they were; then they are ours."""
+        written = content["written"]
+        for name, digest in written["files"].items():
+            file = self._partial / name
+            if not file.is_file() or progress.sha256(file) != digest:
+                return False
+        self.files, self._index = dict(written["files"]), dict(written["index"])
+        self.nbytes = int(written["nbytes"])
+        return True
+
+    def _remove(self) -> None:
+        partial = self._partial
+        if not partial.exists() and (self.out / _MARK).is_file():
+            self.out.rename(partial)  # what came after the rename has failed: take it back
+        if partial.exists():  # else someone else has removed it
+            _clear(partial)
+            shutil.rmtree(partial)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -125,7 +234,7 @@ class Writer:
         try:
             yield
         except BaseException as error:
-            self.discard()
+            self._leave(type(error))
             if not isinstance(error, OSError):
                 raise
             if error.errno in _FULL:
@@ -138,47 +247,42 @@ class Writer:
     def _make_parents(self) -> None:
         missing = [p for p in self.out.parents if not p.exists()]
         for parent in reversed(missing):
-            parent.mkdir()
-            self._made.insert(0, parent)
+            self._make(parent)
+
+    def _make(self, folder: Path) -> None:
+        """A folder that goes again if nothing comes of it."""
+        self._made.insert(0, folder)  # before it is there: an interruption may follow at once
+        folder.mkdir(exist_ok=True)  # another command may make it at the same time
 
     def _claim(self) -> None:
         """Make the partial folder ours, over what a killed run left."""
         partial = self._partial
-        if partial.exists() and any(partial.iterdir()) and not (partial / _MARK).is_file():
+        if partial.exists() and not _is_ours(partial):
             raise InputError(f"{partial} is in the way and is not sprue's: remove or rename it")
-        partial.mkdir(exist_ok=True)
-        self._lock = os.open(partial / _MARK, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _locked(self._lock):
-            os.close(self._lock)
-            self._lock = None
+        if not partial.exists():
+            self._make(partial)
+        lock = os.open(partial / _MARK, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _locked(lock):
+            os.close(lock)
             raise InputError(f"another process is writing {self.out} now: wait for it")
-        for left in partial.iterdir():
-            if left.name != _MARK:
-                left.unlink()
+        self._lock = lock  # from here on, what lies in the folder is ours to discard
+        if not self._progress.exists:
+            _clear(partial)
 
     def _add(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         """One file, complete under its name or not there at all."""
         if name in self.files:
             raise ValueError(f"written before: {name}")
-        digest = hashlib.sha256()
-        temporary = self._partial / f"{name}.tmp"
-        with temporary.open("wb") as stream:
-            for piece in pieces:
-                stream.write(piece)
-                digest.update(piece)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(self._partial / name)
-        self.files[name] = digest.hexdigest()
+        self.files[name] = progress.write(self._partial / name, pieces)
 
     def _appear(self) -> None:
         _refuse_existing(self.out)
         _sync(self._partial)
         self._partial.rename(self.out)
-        # gone only now: were it removed before, a run killed in between would leave a folder
-        # that the next one does not recognize
-        (self.out / _MARK).unlink()
         _sync(self.out.parent)
+        # gone only now: were it removed before, a run killed in between would leave a folder
+        # that the next one does not recognize, and one that fails would not find what to discard
+        (self.out / _MARK).unlink()
         self._end()
 
     def _end(self) -> None:
@@ -191,6 +295,25 @@ class Writer:
 def _refuse_existing(out: Path) -> None:
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists already; give a new --out, or remove it")
+
+
+def _is_ours(partial: Path) -> bool:
+    """Whether a run left it: one may be killed before it sets the mark."""
+    return partial.is_dir() and ((partial / _MARK).is_file() or not any(partial.iterdir()))
+
+
+def _clear(partial: Path, spared: Iterable[str] = ()) -> None:
+    """Remove all but the mark: whoever is killed here leaves what the next run recognizes.
+
+    The saved state goes first: it must not outlive what it speaks of.
+    """
+    spared = {_MARK, *spared}
+    order = sorted(partial.iterdir(), key=lambda path: path.name != progress.FOLDER)
+    for left in (path for path in order if path.name not in spared):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def _check_free(folder: Path, needs: int) -> None:

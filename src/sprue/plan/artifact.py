@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from sprue import __version__, runtime
-from sprue.errors import ResourceError
 from sprue.models import Source, Writer
+from sprue.plan.ledger import Record
 from sprue.plan.recipe import Recipe
-from sprue.plan.walk import Record
 from sprue.weights import kernels
 
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "scipy")
@@ -41,8 +37,8 @@ def finish(
         ResourceError: the disk is full.
     """
     told = contents(source, recipe, records, writer.nbytes, data)
-    with _written("recipe.yaml", recipe.to_yaml()) as file:
-        writer.finish(_config(source, records), told, [*source.companions(), file])
+    texts = {"recipe.yaml": recipe.to_yaml()}
+    writer.finish(_config(source, records), told, source.companions(), texts)
     return told
 
 
@@ -81,21 +77,6 @@ def contents(
         "fallbacks": _fallbacks(),
         "verdict": None,
     }
-
-
-@contextmanager
-def _written(name: str, text: str) -> Iterator[Path]:
-    """A file of that name, for the time of a `with`."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / name
-            file.write_text(text, encoding="utf-8")
-            yield file
-    except OSError as error:
-        raise ResourceError(
-            f"no room for temporary files ({error.strerror}): free some space, or point TMPDIR at "
-            "another disk"
-        ) from error
 
 
 def _config(source: Source, records: Mapping[str, Record]) -> dict[str, Any]:

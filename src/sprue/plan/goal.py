@@ -58,12 +58,12 @@ class Goal:
             raise BudgetError(
                 f"bits per weight must be above 0 and at most {_MOST_BITS:g}, received {bits:g}"
             )
-        if seed is not None and not 0 <= seed < _SEEDS:
-            raise InputError(f"expected a seed of 0 to {_SEEDS - 1}, received {seed}")
         given = None if recipe is None else recipes.read(Path(recipe))
         if given is not None and seed is not None:
             given = replace(given, seed=seed)
         drawn = given.seed if given is not None else seed or 0
+        if not 0 <= drawn < _SEEDS:
+            raise InputError(f"expected a seed of 0 to {_SEEDS - 1}, received {drawn}")
         return cls(preset or BEST, bits or DEFAULT_BITS, size, given, drawn)
 
     @property

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sprue.weights.choice import Choice
 from sprue.weights.packed import Packed
 
 _GRANT = 0.25  # bits a weight that a matrix may take over from those before it
 _MOST = 16.0  # bits a weight that a choice may state
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a packed matrix once it is written."""
+
+    choice: Choice
+    layout: Mapping[str, Any]
+    bits: int
+    weights: int
+    error: float
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ def _choice(name: object, default: Mapping[str, Any], row: Any) -> Choice:
     fields = {**default, **(row or {})}
     try:
         _check_kinds(name, fields)
-        return Choice.from_dict(fields)
+        choice = Choice.from_dict(fields)
+        _check_finite(fields)
+        return choice
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -164,6 +167,13 @@ def _check_kinds(where: str, fields: Mapping[Any, Any]) -> None:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds[:1]):
             words = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
             raise ValueError(f"{where}: {key} should be {words}, received {value!r}")
+
+
+def _check_finite(fields: Mapping[str, Any]) -> None:
+    """Refuse what no comparison of a choice has met; JSON would not hold it either."""
+    for key, value in fields.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{key} should be a finite number, received {value!r}")
 
 
 def _most_common(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

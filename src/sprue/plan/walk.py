@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from sprue.models import Group, Source, Stream, Writer, lent, set_weight
 from sprue.plan.blame import blamed
-from sprue.plan.ledger import Ledger
+from sprue.plan.checkpoint import Checkpoint
+from sprue.plan.ledger import Ledger, Record
 from sprue.plan.moments import Pair
 from sprue.plan.recipe import Recipe
 from sprue.plan.room import RESIDENT, SMALL, batch_of, tidy
@@ -29,17 +30,6 @@ from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
 from sprue.weights.packed import Packed
 from sprue.weights.target import correction
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is kept of a packed matrix once it is written."""
-
-    choice: Choice
-    layout: dict[str, object]
-    bits: int
-    weights: int
-    error: float
 
 
 @dataclass
@@ -57,6 +47,7 @@ class Walk:
         threads: matrices packed at the same time; does not change the result.
         batch: windows per forward; None: as many as hold about a thousand tokens.
         resident: bytes of activations beyond which they live in a file.
+        checkpoint: where an earlier run stopped, and where this one says how far it is.
         progress: called after every group of linears.
         records: module name -> what came of it.
     """
@@ -71,6 +62,7 @@ class Walk:
     threads: int = field(default_factory=torch.get_num_threads)
     batch: int | None = None
     resident: int | None = RESIDENT
+    checkpoint: Checkpoint | None = None
     progress: Callable[[], None] = lambda: None
     records: dict[str, Record] = field(default_factory=dict)
 
@@ -82,16 +74,30 @@ class Walk:
 
     def run(self) -> dict[str, Record]:
         """Pack and write everything; the folder is not yet finished."""
-        family = self.source.family
-        hidden = self._stream(self._outer(family.embedding)).embed()
-        self._outer(family.head)
-        self.progress()
         stream = self._stream({})
-        original = stream.embed() if self.recipe.shift else None
-        for i in range(stream.blocks):
+        first, hidden, original = self._start(stream)
+        for i in range(first, stream.blocks):
             self._block(stream, i, hidden, original)
+            if self.checkpoint and i + 1 < stream.blocks:
+                self.checkpoint.walked(
+                    i + 1, self.records, self._ledger.carry, stream, hidden, original
+                )
         self.writer.block("rest", self._rest())
         return self.records
+
+    def _start(self, stream: Stream) -> tuple[int, Tensor, Tensor | None]:
+        """The first block to pack, and what it receives, compressed and original."""
+        family, saved = self.source.family, self.checkpoint
+        if saved is None or not saved.block:
+            hidden = self._stream(self._outer(family.embedding)).embed()
+            self._outer(family.head)
+            self.progress()
+            return 0, hidden, stream.embed() if self.recipe.shift else None
+        self.records |= saved.records()
+        self._ledger.carry = saved.carry
+        for _ in range(1 + saved.block * len(family.groups(self.source.config))):
+            self.progress()
+        return saved.block, *saved.activations(stream, self.recipe.shift)
 
     def _stream(self, replaced: Mapping[str, Tensor]) -> Stream:
         return Stream(
