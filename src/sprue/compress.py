@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sprue import models
-from sprue.errors import BudgetError, InputError
+from sprue.errors import BudgetError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, calibration, design
 from sprue.plan.checkpoint import Checkpoint, key_of
@@ -107,7 +107,7 @@ def compress(
         ResourceError: less memory or disk than the work takes.
     """
     goal = Goal.stated(preset, bits, size, recipe, seed)
-    _check_device(device)
+    models.check_device(device)
     source = models.open(model)
     parts, limit = design.matrices(source), goal.limit(source.nbytes)
     goal.check(parts, limit)
@@ -136,14 +136,6 @@ def compress(
         done = replace(plan, tensors={name: r.choice for name, r in records.items()})
         told = artifact.finish(writer, source, done, records, texts.as_dict())
     return CompressReport(Path(out), told, ahead)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device {device!r} cannot be used here: {reason}") from error
 
 
 def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sprue import data as texts
-from sprue import runtime
+from sprue import models, runtime
 from sprue.errors import InputError, SprueWarning
 from sprue.models import locate
 from sprue.proof import energy, load, machine, memory, quality, speed
@@ -74,11 +74,11 @@ def verify(
     documents = texts.read(paths)
     pair = _Pair(locate.folder(str(original)), _result_folder(Path(result)), device, progress)
     size, batches = _windows(pair, documents, context, windows, seed)
-    models = load.model(pair.original, device), load.model(pair.result, device)
-    samples = _samples(pair, models, batches, batch)
-    nbytes, bits = _sizes(pair, models[0])
-    timed = _time(pair, models, next(iter(batches.values()))) if costs else None
-    del models  # the memory of each is measured next, in a process of its own
+    both = load.model(pair.original, device), load.model(pair.result, device)
+    samples = _samples(pair, both, batches, batch)
+    nbytes, bits = _sizes(pair, both[0])
+    timed = _time(pair, both, next(iter(batches.values()))) if costs else None
+    del both  # the memory of each is measured next, in a process of its own
     overall = quality.summarize(samples)
     found = Report(
         original=str(original),
@@ -133,16 +133,14 @@ def _check_arguments(
     for path in (Path(output) for output in outputs if output is not None):
         if not path.absolute().parent.is_dir() or path.is_dir():
             raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device {device!r} cannot be used here: {reason}") from error
+    models.check_device(device)
 
 
 def _result_folder(result: Path) -> Path:
     if not result.is_dir():
         raise InputError(f"no such folder: {result}; expected the one that 'sprue compress' made")
+    if (result / "sprue.json").is_file():  # a damaged tokenizer is to be called what it is
+        runtime.check(result, weights=False)
     return result
 
 

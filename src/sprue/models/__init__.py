@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from sprue.models.device import check_device
 from sprue.models.families import FAMILIES, find
 from sprue.models.family import Family, Group
 from sprue.models.linears import get_weight, lent, set_weight
@@ -19,6 +20,7 @@ __all__ = [
     "Source",
     "Stream",
     "Writer",
+    "check_device",
     "find",
     "get_weight",
     "lent",

@@ -56,6 +56,8 @@ class Choice:
             raise ValueError(f"rank must not be negative, received {self.rank}")
         if self.factor_bits is not None and self.factor_bits not in (*range(2, 9), 16):
             raise ValueError(f"factor_bits must be 2 to 8, or 16, received {self.factor_bits}")
+        if self.refits < 0:
+            raise ValueError(f"refits must not be negative, received {self.refits}")
         if self.damping <= 0:
             raise ValueError(f"damping must be positive, received {self.damping}")
         if self.grid != "trellis" and self.rank is None:
