@@ -15,13 +15,16 @@ import torch
 
 from sprue.errors import ResourceError
 from sprue.models import Source
+from sprue.plan.checkpoint import INTERVAL
 from sprue.plan.design import Matrices
 from sprue.plan.room import RESIDENT, batch_of
 from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
+from sprue.weights.factor import WIDE
 
 _PASSES = 9  # forward passes of a block: survey 4, statistics about 3 and a half, advancing 2
 _COPIES = 5  # of the largest matrix, float32, while it is packed
+_BUFFERS = 128 << 20  # what the libraries take once they compute
 _LOGITS, _LABELS = 8 << 20, 32  # logits at once while labels are drawn, bytes for each of them
 
 
@@ -96,16 +99,20 @@ def forecast(
     batch = (
         4 * batch_of(context) * context * (6 * width + 4 * max(s[0] for s in m.linears.values()))
     )
-    statistics = (4 + 4 + 8 + 8 + 4) * widest**2
+    # H, C and a factor in single precision; else one in double, and its copy in single
+    statistics = (12 if widest > WIDE else 20) * widest**2
     inside = block + statistics + 4 * _COPIES * largest
     logits = min(windows * context * max(s[0] for s in m.outer.values()), _LOGITS)
     labels = outer + _LABELS * logits if surveyed else 0
-    added = max(inside, 3 * outer, labels) + batch + 3 * min(activations, RESIDENT)
+    added = max(inside, 2 * outer, labels) + batch + 3 * min(activations, RESIDENT) + _BUFFERS
     kept = 2 * activations if activations > RESIDENT else 0
     saved = 4 * min(windows, 32) * context * width * source.blocks if surveyed else 0
     kept += saved if saved > RESIDENT else 0
+    seconds = _seconds(m, windows * context, trellis)
+    if seconds > INTERVAL:  # two streams, while the state saved before is still there
+        kept += 4 * activations
     now = psutil.Process().memory_info().rss
-    return Forecast(now + added, added, result + kept, _seconds(m, windows * context, trellis))
+    return Forecast(now + added, added, result + kept, seconds)
 
 
 def _seconds(m: Matrices, tokens: int, trellis: bool) -> float:
