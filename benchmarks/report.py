@@ -83,7 +83,8 @@ def curve(points: Sequence[common.Json], peers: common.Json) -> str:
         if p["point"]["preset"] is not None:
             continue
         budget = f"{p['point']['size']:,} bytes" if p["point"]["size"] else _bits(p)
-        same = [q for q in peers["peers"] if q.get("bytes") == p["point"]["size"]]
+        size = p["point"]["size"]
+        same = [q for q in peers["peers"] if size is not None and q.get("bytes") == size]
         peer = f"{same[0]['name']} {same[0]['excess']:g}%" if same else ""
         rows.append(
             [
