@@ -290,7 +290,15 @@ def test_a_closed_pipe_ends_quietly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("99%", 0.99), ("0.99", 0.99), ("100%", 1.0), (" 1 ", 1.0), ("0.5%", 0.005)]
+    ("text", "value"),
+    [
+        ("99%", 0.99),
+        ("99.99%", 0.9999),
+        ("0.99", 0.99),
+        ("100%", 1.0),
+        (" 1 ", 1.0),
+        ("0.5%", 0.005),
+    ],
 )
 def test_shares(text: str, value: float) -> None:
     assert cli_common.share(text) == pytest.approx(value)

@@ -33,7 +33,7 @@ def share(text: str) -> float:
     number = text.strip().removesuffix("%")
     value = _number(number, "a share such as 99% or 0.99", shown=text)
     if text.strip().endswith("%"):
-        value /= 100
+        value = round(value / 100, 12)  # 99.99% is 0.9999, as typed
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(
             f"expected a share above 0% and up to 100%, got {text!r}: write 99% or 0.99"
