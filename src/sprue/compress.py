@@ -118,7 +118,8 @@ def compress(
         _announce(ahead, writer.out.parent, progress)
         with _bar(source, goal.measures, progress) as advance:
             checkpoint = Checkpoint(writer, key_of(source, goal, texts.ids, device))
-            _tell(checkpoint, source.blocks, progress)
+            if checkpoint.resumed and progress:
+                print(checkpoint.line(source.blocks), file=sys.stderr)
             plan, found = _plan(source, texts.ids, goal, parts, limit, device, checkpoint, advance)
             walk = Walk(
                 source,
@@ -153,12 +154,6 @@ def _interruptible(writer: Writer) -> Iterator[None]:
         if not writer.resumable:
             raise
         raise KeyboardInterrupt("give the same command again, and it goes on from here") from None
-
-
-def _tell(checkpoint: Checkpoint, blocks: int, progress: bool) -> None:
-    if checkpoint.plan() is not None and progress:
-        done = f"block {checkpoint.block} of {blocks}" if checkpoint.block else "the survey"
-        print(f"an earlier run of this command got as far as {done}: going on", file=sys.stderr)
 
 
 def _plan(

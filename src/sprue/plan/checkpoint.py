@@ -40,6 +40,7 @@ class Checkpoint:
 
     Attributes:
         block: the block that comes next; 0 where nothing was saved.
+        resumed: whether an earlier run saved its plan, at least.
     """
 
     def __init__(self, writer: Writer, key: str) -> None:
@@ -48,10 +49,16 @@ class Checkpoint:
         self._saved = time.monotonic()
         self._files: list[str] = list(self._state.get("activations", []))
         self.block = int(self._state.get("next", 0))
+        self.resumed = "recipe" in self._state
+
+    def line(self, blocks: int) -> str:
+        """How far an earlier run got, for a terminal."""
+        done = f"block {self.block} of {blocks}" if self.block else "the survey"
+        return f"an earlier run of this command got as far as {done}: going on"
 
     def plan(self) -> tuple[Recipe, Survey | None] | None:
         """The plan and what it was made from (without the outlooks); None: not saved."""
-        if "recipe" not in self._state:
+        if not self.resumed:
             return None
         recipe = recipes.from_dict(self._state["recipe"])
         if not self._state["surveyed"]:

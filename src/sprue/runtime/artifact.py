@@ -88,8 +88,7 @@ def seal(folder: str | Path, like: str | Path | None = None) -> None:
     told = {} if like is None else {**check(like), "verdict": None}
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != "sprue.json")
     files = {name: _sha256(folder / name) for name in names}
-    text = json.dumps({**told, "files": files}, indent=2, sort_keys=True) + "\n"
-    (folder / "sprue.json").write_text(text, encoding="utf-8")
+    _write_sprue(folder, {**told, "files": files})
 
 
 def record_verdict(folder: str | Path, verdict: Mapping[str, Any]) -> None:
@@ -103,8 +102,13 @@ def record_verdict(folder: str | Path, verdict: Mapping[str, Any]) -> None:
         ArtifactError: sprue.json is missing or damaged.
         OSError: the folder cannot be written.
     """
-    path = Path(folder) / "sprue.json"
-    text = json.dumps({**_read_sprue(Path(folder)), "verdict": verdict}, indent=2, sort_keys=True)
+    _write_sprue(Path(folder), {**_read_sprue(Path(folder)), "verdict": verdict})
+
+
+def _write_sprue(folder: Path, content: Mapping[str, Any]) -> None:
+    """sprue.json, all of it or as it was."""
+    path = folder / "sprue.json"
+    text = json.dumps(content, indent=2, sort_keys=True)
     temporary = path.with_suffix(".json.tmp")
     try:
         temporary.write_text(text + "\n", encoding="utf-8")
