@@ -23,6 +23,12 @@ _EXTRA = (0.0, 1e-4, 1e-3, 1e-2)
 _PIECE = 1 << 20  # elements moved at once
 
 
+def finite(x: Tensor) -> bool:
+    """Whether x holds neither NaN nor infinity."""
+    low, high = torch.aminmax(x)  # ten times faster than isfinite; NaN comes through
+    return math.isfinite(low) and math.isfinite(high)
+
+
 def inverse_factor(H: Tensor, ridge: float | F64) -> Factor:
     """U [in, in], upper triangular, with U^T U = (H + diag(ridge))^-1.
 
@@ -41,8 +47,7 @@ def inverse_factor(H: Tensor, ridge: float | F64) -> Factor:
     Raises:
         ValueError: H holds NaN or infinity, or stays indefinite.
     """
-    low, high = torch.aminmax(H)  # ten times faster than isfinite; NaN comes through
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not finite(H):
         raise ValueError("the second moment of the inputs holds NaN or infinity")
     mean = abs(float(H.diagonal().to(torch.float64).mean()))
     plain = H.detach().cpu().numpy()
