@@ -74,7 +74,7 @@ def test_integers_equal_gptq(width: int, group_size: int | None, symmetric: bool
     H += ridge_of(H, 0.01) * torch.eye(width, dtype=F64)
     U = torch.from_numpy(inverse_factor(H, 1e-12).copy())
     share = H.diagonal() if weighted else None
-    swept = sweep.on_integers(W, U, bits, group_size, symmetric, share)
+    swept = sweep.on_integers(W, U, bits, group_size, symmetric, share)[:3]
     codes, W_hat = _gptq(W, H, bits, group_size, symmetric, weighted)
     assert torch.equal(swept[0], codes)
     torch.testing.assert_close(
@@ -89,7 +89,7 @@ def test_in_float32_the_loss_is_the_same(group_size: int | None, symmetric: bool
     W, H = _normal(64, 300), _moment(300)
     H += ridge_of(H, 0.01) * torch.eye(300, dtype=F64)
     U = torch.from_numpy(inverse_factor(H, 1e-12).astype(np.float32))
-    swept = sweep.on_integers(W.float(), U, 3, group_size, symmetric)
+    swept = sweep.on_integers(W.float(), U, 3, group_size, symmetric)[:3]
     codes, W_hat = _gptq(W, H, 3, group_size, symmetric, False)
     assert (swept[0] == codes).float().mean() > 0.98
     ours = _loss(W, _decoded(swept, 3, group_size, symmetric), H)
@@ -101,14 +101,14 @@ def test_in_float32_the_loss_is_the_same(group_size: int | None, symmetric: bool
 def test_feedback_beats_rounding_to_nearest(bits: int) -> None:
     W, H = _normal(64, 200), _moment(200)
     U = torch.from_numpy(inverse_factor(H, ridge_of(H, 0.01)).copy())
-    fed = _decoded(sweep.on_integers(W, U, bits, 64, True, H.diagonal()), bits, 64, True)
+    fed = _decoded(sweep.on_integers(W, U, bits, 64, True, H.diagonal())[:3], bits, 64, True)
     rounded = integer.dense(*integer.round_to_nearest(W, bits, 64, True))
     assert _loss(W, fed, H) < 0.75 * _loss(W, rounded, H)
 
 
 def test_without_correlation_feedback_changes_nothing() -> None:
     W = _normal(16, 200)
-    codes, scale, zero = sweep.on_integers(W, torch.eye(200, dtype=F64) * 3, 3, 64, True)
+    codes, scale, zero = sweep.on_integers(W, torch.eye(200, dtype=F64) * 3, 3, 64, True)[:3]
     meta, tensors = integer.round_to_nearest(W, 3, 64, True)
     ours = integer.pack(codes, scale, zero, bits=3, group_size=64, symmetric=True)
     assert ours[0] == meta
@@ -118,7 +118,7 @@ def test_without_correlation_feedback_changes_nothing() -> None:
 def test_the_input_is_untouched() -> None:
     W = _normal(8, 40)
     before, U = W.clone(), torch.from_numpy(inverse_factor(_moment(40), 0.1).copy())
-    sweep.on_integers(W, U, 3, 16, True)
+    sweep.on_integers(W, U, 3, 16, True)[:3]
     assert torch.equal(W, before)
     W32 = W.float()
     rate, row = np.full(40, 16, np.int32), np.zeros(8, np.int32)
@@ -165,11 +165,11 @@ def test_the_trellis_sweep_is_ldlq() -> None:
 def test_blocks_do_not_matter(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     W, H = _normal(48, 150), _moment(150)
     U = inverse_factor(H, ridge_of(H, 0.01))
-    whole = sweep.on_integers(W, torch.from_numpy(U.copy()), 3, 32, True)
+    whole = sweep.on_integers(W, torch.from_numpy(U.copy()), 3, 32, True)[:3]
     rate, row = np.full(150, 16, np.int32), np.zeros(48, np.int32)
     coded = _loss(W, _on_trellis(W, U, rate, row), H)
     monkeypatch.setattr(sweep, "BLOCK", block)
-    parts = sweep.on_integers(W, torch.from_numpy(U.copy()), 3, 32, True)
+    parts = sweep.on_integers(W, torch.from_numpy(U.copy()), 3, 32, True)[:3]
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
     again = _loss(W, _on_trellis(W, U, rate, row), H)
     assert again == pytest.approx(coded, rel=0.04)

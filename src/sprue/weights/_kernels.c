@@ -176,60 +176,84 @@ static int nearest(const float *steps, int count, double square)
     return i;
 }
 
+/* The rows that a column keeps, ascending, from its mask (one bit a row, least first); how many. */
+static int kept(const uint8_t *mask, int T, int32_t *at)
+{
+    int n = 0;
+    for (int t = 0; t < T; t++) { /* written always, counted where kept: no branch to mispredict */
+        at[n] = t;
+        n += mask[t >> 3] >> (t & 7) & 1;
+    }
+    return n;
+}
+
 /* Error-feedback sweep over the n columns of one block, in order.
  *   Wt [n, T]   weights, column-major; on return the quantized values
  *   E  [n, T]   out: the error of each column over U[j, j]
  *   U  [n, n]   upper factor of the inverse second moment, U^T U = H^-1
  *   rate [n]    in eighths of a bit, < 0: the column is all zeros
- *   steps [count] the steps that can be stored, ascending; code [n] out: which one a column took
+ *   steps [steps_count] the steps that can be stored, ascending; code [n] out: which one a column took
  *   row [T]     step of each row; weight [T] importance of each row's error
  *   luts [9, 2^L] value of each state by the number of bits shifted
  *   state       in and out: the last L bits of the stream
- *   states [n, T] out
+ *   mask [n, (T + 7) / 8] what is not zero, or NULL: all; a path runs along what it keeps
+ *   states [n, T] out, of the rows that are kept
  * Returns 0, or -1 when memory is short. */
 int sprue_trellis_sweep(float *Wt, float *E, const float *U, int n, int T, const int32_t *rate,
-                        const float *steps, int count, int32_t *code, const float *row,
-                        const float *weight, const float *luts, int L,
-                        uint32_t *state, uint16_t *states)
+                        const float *steps, int steps_count, int32_t *code,
+                        const float *row, const float *weight, const float *luts, int L,
+                        uint32_t *state, const uint8_t *mask, uint16_t *states)
 {
     const ops_t ops = pick();
+    const int stride = (T + 7) / 8;
     work_t k;
     size_t back = 0;
     for (int j = 0; j < n; j++) {
         size_t b = rate[j] < 0 ? 0 : back_bytes(T, L, rate[j]);
         back = b > back ? b : back;
     }
-    if (reserve(&k, T, L, back)) return -1;
+    int32_t *at = malloc(sizeof(int32_t) * T);
+    float *own = malloc(sizeof(float) * T); /* weights of the rows that are kept */
+    if (!at || !own || reserve(&k, T, L, back)) {
+        free(at);
+        free(own);
+        return -1;
+    }
+    for (int t = 0; t < T; t++) at[t] = t;
     memcpy(k.luts, luts, (MAX_SHIFT + 1) * sizeof(float) << L);
     luts = k.luts;
     for (int j = 0; j < n; j++) {
         float *w = Wt + (size_t)j * T, *e = E + (size_t)j * T;
         uint16_t *st = states + (size_t)j * T;
         float inverse = 1.0f / U[(size_t)j * n + j];
-        if (rate[j] < 0) {
+        int count = rate[j] < 0 ? 0 : mask ? kept(mask + (size_t)j * stride, T, at) : T;
+        if (!count) {
             code[j] = 0;
             memset(st, 0, sizeof(uint16_t) * T);
             for (int t = 0; t < T; t++) { e[t] = w[t] * inverse; w[t] = 0; }
         } else {
             /* feedback has changed the column's spread: its step is chosen here, not before */
             double square = 0, cross = 0, power = 0;
-            for (int t = 0; t < T; t++) {
-                k.x[t] = w[t] / row[t];
-                square += (double)k.x[t] * k.x[t];
+            for (int i = 0; i < count; i++) {
+                own[i] = weight[at[i]];
+                k.x[i] = w[at[i]] / row[at[i]];
+                square += (double)k.x[i] * k.x[i];
             }
-            float step = steps[nearest(steps, count, square / T)];
-            for (int t = 0; t < T; t++) k.x[t] /= step;
-            viterbi(&ops, &k, T, luts, L, rate[j], weight, state, st);
-            for (int t = 0; t < T; t++) {
-                double q = luts[((size_t)k.shift[t] << L) + st[t]];
-                cross += weight[t] * q * k.x[t];
-                power += weight[t] * q * q;
+            float step = steps[nearest(steps, steps_count, square / count)];
+            for (int i = 0; i < count; i++) k.x[i] /= step;
+            viterbi(&ops, &k, count, luts, L, rate[j], own, state, st);
+            for (int i = 0; i < count; i++) {
+                double q = luts[((size_t)k.shift[i] << L) + st[i]];
+                cross += own[i] * q * k.x[i];
+                power += own[i] * q * q;
             }
             double fit = power > 0 && cross > 0 ? step * (cross / power) : step;
-            code[j] = nearest(steps, count, fit * fit);
+            code[j] = nearest(steps, steps_count, fit * fit);
             step = steps[code[j]];
-            for (int t = 0; t < T; t++) {
-                float q = luts[((size_t)k.shift[t] << L) + st[t]] * (step * row[t]);
+            for (int i = 0; i < count; i++)
+                k.x[i] = luts[((size_t)k.shift[i] << L) + st[i]] * (step * row[at[i]]);
+            for (int t = 0, i = 0; t < T; t++) {
+                float q = i < count && at[i] == t ? k.x[i++] : 0;
                 e[t] = (w[t] - q) * inverse;
                 w[t] = q;
             }
@@ -237,6 +261,8 @@ int sprue_trellis_sweep(float *Wt, float *E, const float *U, int n, int T, const
         for (int i = j + 1; i < n; i++) ops.axpy(Wt + (size_t)i * T, e, U[(size_t)j * n + i], T);
     }
     release(&k);
+    free(at);
+    free(own);
     return 0;
 }
 
@@ -250,15 +276,15 @@ static inline uint32_t window(const uint8_t *bits, int64_t end, int L)
     return (uint32_t)((v << (first & 7)) >> (64 - L));
 }
 
-/* Append the bits that n columns of states [n, T] add, from bit `at` on; bits are zeroed before.
- * Returns the bit after the last. */
-int64_t sprue_trellis_pack(const uint16_t *states, int n, int T, const int32_t *rate, int64_t at,
-                           uint8_t *bits)
+/* Append the bits that n columns of states [n, T] add, from bit `at` on; bits are zeroed before. Of
+ * column j the first count[j] states stand in the stream. Returns the bit after the last. */
+int64_t sprue_trellis_pack(const uint16_t *states, int n, int T, const int32_t *count,
+                           const int32_t *rate, int64_t at, uint8_t *bits)
 {
     int64_t b = at + 32;
     for (int j = 0; j < n; j++) {
         if (rate[j] < 0) continue;
-        for (int t = 0; t < T; t++)
+        for (int t = 0; t < count[j]; t++)
             for (int k = shift_of(t, rate[j]) - 1; k >= 0; k--, b++)
                 bits[b >> 3] |= (uint8_t)(((states[(size_t)j * T + t] >> k) & 1) << (7 - (b & 7)));
     }
@@ -320,6 +346,73 @@ int sprue_trellis_matmul(const uint8_t *bits, int n, const int32_t *rows, int co
     for (int b = 0; b < batch; b++)
         for (int i = 0; i < count; i++)
             y[(size_t)b * stride + place[i]] = sum[(size_t)b * count + i] * row[i];
+    free(value);
+    free(sum);
+    return 0;
+}
+
+/* A whole segment of T rows of which each column keeps those in its mask [n, (T + 7) / 8]: out
+ * [n, T], column-major. The other arguments as for sprue_trellis_decode. Returns 0, or -1 when memory
+ * is short. */
+int sprue_trellis_decode_masked(const uint8_t *bits, int n, const int32_t *rows, int T,
+                                const int64_t *start, const float *col, const int32_t *rate,
+                                const float *row, const float *luts, int L, const uint8_t *mask,
+                                float *out)
+{
+    const ops_t ops = pick();
+    const int stride = (T + 7) / 8;
+    int32_t *at = malloc(sizeof(int32_t) * T);
+    float *value = malloc(sizeof(float) * T);
+    if (!at || !value) {
+        free(at);
+        free(value);
+        return -1;
+    }
+    memset(out, 0, sizeof(float) * n * T);
+    for (int j = 0; j < n; j++) {
+        float *o = out + (size_t)j * T;
+        int count = rate[j] < 0 ? 0 : kept(mask + (size_t)j * stride, T, at);
+        if (!count) continue;
+        column(&ops, bits, start[j], rate[j], rows, count, luts, L, value);
+        for (int i = 0; i < count; i++) o[at[i]] = value[i] * (col[j] * row[at[i]]);
+    }
+    free(at);
+    free(value);
+    return 0;
+}
+
+/* y [batch, stride] = x [batch, n] times the transpose of such a segment; `rows` are 0, 1 .. T - 1.
+ * Returns 0, or -1 when memory is short. */
+int sprue_trellis_matmul_masked(const uint8_t *bits, int n, const int32_t *rows, int T,
+                                const int64_t *start, const float *col, const int32_t *rate,
+                                const float *row, const float *luts, int L, const uint8_t *mask,
+                                const float *x, int batch, const int32_t *place, int stride,
+                                float *y)
+{
+    const ops_t ops = pick();
+    const int bytes = (T + 7) / 8;
+    int32_t *at = malloc(sizeof(int32_t) * T);
+    float *value = malloc(sizeof(float) * T);
+    float *sum = calloc((size_t)batch * T, sizeof(float));
+    if (!at || !value || !sum) {
+        free(at);
+        free(value);
+        free(sum);
+        return -1;
+    }
+    for (int j = 0; j < n; j++) {
+        int count = rate[j] < 0 ? 0 : kept(mask + (size_t)j * bytes, T, at);
+        if (!count) continue;
+        column(&ops, bits, start[j], rate[j], rows, count, luts, L, value);
+        for (int b = 0; b < batch; b++) {
+            float *s = sum + (size_t)b * T, f = x[(size_t)b * n + j] * col[j];
+            for (int i = 0; i < count; i++) s[at[i]] += value[i] * f;
+        }
+    }
+    for (int b = 0; b < batch; b++)
+        for (int t = 0; t < T; t++)
+            y[(size_t)b * stride + place[t]] = sum[(size_t)b * T + t] * row[t];
+    free(at);
     free(value);
     free(sum);
     return 0;

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from sprue.weights import patterns
+
 GRIDS = ("trellis", "int", "none", "raw")
 ROTATIONS = ("none", "in", "both")
+ZEROS = ("joint", "sweep")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,13 @@ class Choice:
         refits: how often L is fitted again to what Q left, the best iterate kept.
         damping: added to the diagonal of H, as a share of its mean.
         state_bits: trellis: 2^state_bits states; time doubles with each, error falls by 2%.
+        pattern: which weights of Q are zero together ("unstructured", "2:4", "16x1"; `patterns`);
+            None: none are.
+        sparsity: share of zeros; a pattern of N:M has its own.
+        zeros: how they are found. "joint": the mask, what stays and the low-rank part together;
+            "sweep": when the error feedback reaches them (SparseGPT). Without feedback, by
+            |W| sqrt(diag H) (Wanda).
+        mask_steps: joint: steps in each of its stages.
     """
 
     grid: Literal["trellis", "int", "none", "raw"] = "trellis"
@@ -40,6 +50,10 @@ class Choice:
     refits: int = 1
     damping: float = 0.01
     state_bits: int = 12
+    pattern: str | None = None
+    sparsity: float = 0.0
+    zeros: Literal["joint", "sweep"] = "joint"
+    mask_steps: int = 6
 
     def __post_init__(self) -> None:
         _one_of("grid", self.grid, GRIDS)
@@ -62,6 +76,31 @@ class Choice:
             raise ValueError(f"damping must be positive, received {self.damping}")
         if self.grid != "trellis" and self.rank is None:
             raise ValueError(f"the grid {self.grid!r} takes a stated rank, received None")
+        self._check_zeros()
+
+    def _check_zeros(self) -> None:
+        _one_of("zeros", self.zeros, ZEROS)
+        if self.mask_steps < 1:
+            raise ValueError(f"mask_steps must be positive, received {self.mask_steps}")
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must lie in 0 .. 1, below 1, received {self.sparsity}")
+        if self.pattern is None:
+            if self.sparsity:
+                raise ValueError(f"a sparsity of {self.sparsity} takes a pattern, received None")
+            return
+        own = patterns.parse(self.pattern).sparsity
+        if own is not None and self.sparsity not in (0, own):
+            raise ValueError(
+                f"the pattern {self.pattern} has {own:.4g} zeros, a sparsity of {self.sparsity} "
+                "was given: leave it out"
+            )
+        object.__setattr__(self, "sparsity", self.sparsity if own is None else own)
+        if self.grid == "none":
+            raise ValueError("the grid 'none' holds no weights that could be zero")
+        if self.rotate != "none":
+            raise ValueError("a rotation would mix zeros with other weights: leave one of them out")
+        if self.zeros == "sweep" and self.grid == "trellis":
+            raise ValueError("a trellis takes zeros that are found jointly, received 'sweep'")
 
     def as_dict(self) -> dict[str, Any]:
         """Every field; JSON-able."""

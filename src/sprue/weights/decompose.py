@@ -1,10 +1,12 @@
-"""The one solver inside a matrix: W -> Q + L R under a choice.
+"""The one solver inside a matrix: W -> mask * Q + L R under a choice.
 
-    min tr(G (W - W^) H (W - W^)^T),   W^ = Q + L R,   stored bits <= budget
+    min tr(G (W - W^) H (W - W^)^T),   W^ = mask * Q + L R,   stored bits <= budget
 
 with H the second moment of the inputs and G the (diagonal) importance of the outputs. Low rank
-first, then the residual with error feedback, then one refit of L. Every known method is a corner:
-round to nearest (no feedback), GPTQ (no rank), a whitened SVD (no Q), CALDERA (all of it).
+first, then the residual with error feedback, then one refit of L. Where weights are to be zero, the
+mask, what stays and the low-rank part are found together first, and error feedback then codes what
+stays. Every known method is a corner: round to nearest (no feedback), GPTQ (no rank), SparseGPT and
+Wanda (16-bit Q), a whitened SVD (no Q), CALDERA (no mask), SLiM (all of it).
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sprue.weights import factors, lowrank, rates, sweep
+from sprue.weights import factors, lowrank, patterns, rates, sweep, zeros
 from sprue.weights.choice import Choice
 from sprue.weights.factor import Factor, finite, inverse_factor, ridge_of
-from sprue.weights.grids import integer, raw, trellis
+from sprue.weights.grids import integer, masked, raw, trellis
 from sprue.weights.packed import Packed, dense, rows
+from sprue.weights.patterns import Pattern
 from sprue.weights.rotate import rotate
 
 RANKS = (4, 8, 16, 32, 64, 128)
@@ -35,6 +38,8 @@ _LARGEST = 1e15  # squares of weights must stay within float32
 _ROWS = 2048  # worked on at once: copies of all of an embedding would take much memory
 _LONG = 1 << 14  # more rows than a linear of a block has, nearly always: an embedding or a head
 _SAMPLE = 512  # rows, at least, that ranks are compared on
+_BESIDE_ZEROS = 4  # bits of factors beside a mask, where none are stated
+_FEW = 256  # rows, at least, that zeros beside ranks are compared on
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,14 @@ class Problem:
         H: float32 [in, in].
         importance: float64 [out] > 0, mean 1; the diagonal of G.
         ridge: added to the diagonal of H.
+        mask: bool [out, in], what Q may hold beside zeros; None: all.
     """
 
     W: Tensor
     H: Tensor
     importance: NDArray[np.float64]
     ridge: float
+    mask: Tensor | None = None
 
 
 def decompose(
@@ -80,10 +87,10 @@ def decompose(
             bits for what must be stored.
     """
     problem = _checked(W, H, importance, choice.damping)
-    if choice.grid == "raw":
+    if choice.grid == "raw" and choice.pattern is None:
         meta, tensors = raw.pack(problem.W if W.dtype == torch.float64 else W)
     else:
-        meta, tensors = _solve(problem, choice, seed, threads)
+        meta, tensors = _solve(problem, choice, seed, threads, W.dtype)
     error = _stored_error(problem.W, problem.H, meta, tensors)
     return Packed((W.shape[0], W.shape[1]), meta, tensors, error)
 
@@ -164,13 +171,161 @@ def normalized(count: int, given: Tensor | None) -> NDArray[np.float64]:
 
 
 def _solve(
-    p: Problem, choice: Choice, seed: int, threads: int
+    p: Problem, choice: Choice, seed: int, threads: int, dtype: torch.dtype
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if choice.pattern is not None:
+        return _with_zeros(p, choice, seed, threads, dtype)
     if choice.grid == "none":
         return _factors_alone(p, choice, seed)
     if choice.grid == "trellis":
         return _on_trellis(p, choice, seed, threads)
     return _on_integers(p, choice, seed)
+
+
+def _with_zeros(
+    p: Problem, choice: Choice, seed: int, threads: int, dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The mask and the low-rank part, then the grid for what stays, then L once more."""
+    pattern, bits = patterns.parse(choice.pattern or ""), choice.factor_bits or 8
+    U = inverse_factor(p.H, p.ridge) if choice.feedback or choice.rank != 0 else np.eye(1)
+    L, R, bits = _beside_zeros(p, single(U), choice, seed)
+    if choice.zeros == "sweep" and choice.feedback:
+        q = replace(p, W=p.W - _stored(L, R, bits)) if len(R) else p
+        meta, tensors = _swept(q, single(U), choice, pattern, dtype)
+    else:
+        pruned, L, R = _pruned(p, single(U), choice, pattern, (L, R, bits), seed)
+        q = replace(p, W=pruned.V, mask=pruned.mask)
+        if choice.grid == "trellis":
+            budget = choice.bits - factors_bits(p.W.shape, len(R), bits)
+            costs = rates.spread(np.ones(len(U)), U)
+            meta, tensors = _trellis_part(q, costs, choice, budget, threads)
+        else:
+            meta, tensors = _masked_part(q, single(U), choice, pattern, dtype)
+    return _best_refit(p, meta, tensors, L, R, bits, choice.refits) if len(R) else (meta, tensors)
+
+
+def _pruned(
+    p: Problem,
+    U: Tensor,
+    choice: Choice,
+    pattern: Pattern,
+    beside: tuple[Tensor, Tensor, int],
+    seed: int,
+) -> tuple[zeros.Pruned, Tensor, Tensor]:
+    """What stays, and the factors (L, R) beside it, which follow the mask."""
+    L, R, bits = beside
+    task = _task(p, pattern, choice.sparsity)
+    if not choice.feedback:
+        return zeros.by_score(replace(task, W=p.W - _stored(L, R, bits))), L, R
+    if not len(R):
+        return zeros.jointly(task, choice.mask_steps)[0], L, R
+    factors_: list[tuple[Tensor, Tensor]] = []
+
+    def fit(D: Tensor) -> Tensor:
+        factors_.append(lowrank.whitened(D, U, len(R), seed, task.importance))
+        return _stored(*factors_[-1], bits)
+
+    pruned, _ = zeros.jointly(task, choice.mask_steps, fit)
+    return pruned, *factors_[-1]
+
+
+def _task(p: Problem, pattern: Pattern, sparsity: float) -> zeros.Task:
+    importance = torch.from_numpy(p.importance).to(torch.float32)
+    return zeros.Task(p.W, p.H, importance, p.ridge, pattern, sparsity)
+
+
+def _swept(
+    p: Problem, U: Tensor, choice: Choice, pattern: Pattern, dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Zeros and what stays beside them, chosen by the sweep as it goes."""
+    importance = torch.from_numpy(p.importance).to(torch.float32)
+    chosen = sweep.Zeros(pattern, choice.sparsity, importance)
+    if choice.grid == "raw":
+        V, mask = sweep.on_values(p.W, U, chosen)
+        return masked.pack_values(V, mask, pattern, dtype)
+    return _integers_part(p, U, choice, pattern, chosen)
+
+
+def _masked_part(
+    p: Problem, U: Tensor, choice: Choice, pattern: Pattern, dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What stays (p.W under p.mask), as floats or integers."""
+    assert p.mask is not None
+    if choice.grid == "raw":
+        return masked.pack_values(p.W, p.mask, pattern, dtype)
+    return _integers_part(p, U, choice, pattern, p.mask)
+
+
+def _integers_part(
+    p: Problem, U: Tensor, choice: Choice, pattern: Pattern, mask: Tensor | sweep.Zeros
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Integers where a mask, given or chosen on the way, is not zero."""
+    U = U if choice.feedback else torch.eye(p.W.shape[1])
+    grid = (int(choice.bits), choice.group_size, choice.symmetric)
+    *coded, found = sweep.on_integers(p.W, U, *grid, p.H.diagonal(), mask)
+    assert found is not None
+    codes, scale, zero = coded
+    return masked.pack_codes(
+        *((codes, scale, zero), found, pattern),
+        bits=grid[0],
+        group_size=choice.group_size,
+        symmetric=choice.symmetric,
+    )
+
+
+def _beside_zeros(
+    p: Problem, U: Tensor, choice: Choice, seed: int
+) -> tuple[Tensor, Tensor, int]:
+    """(L, R, bits of their codes) to begin with, of the stated rank or of that which pays best.
+
+    Ranks are compared on a sample of rows: what a mask breaks beside each, and what coding what
+    stays costs then.
+    """
+    none = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
+    if choice.rank == 0:
+        return *none, choice.factor_bits or 8
+    width = choice.factor_bits or _BESIDE_ZEROS
+    if choice.rank is not None:
+        return *_sketch(p, U, min(choice.rank, *p.W.shape), seed), width
+    ranks = [r for r in RANKS if 4 * r <= min(p.W.shape)]
+    if not ranks:
+        return *none, width
+    L, R = _sketch(p, U, max(ranks), seed)
+    some = slice(None, None, max(1, len(p.W) // _FEW))
+    costs = rates.spread(np.ones(len(U)), U.numpy())
+    best, found = float("inf"), 0
+    for rank in (0, *ranks):
+        residual = p.W[some] - _stored(L[some, :rank], R[:rank], width)
+        left = choice.bits - factors_bits(p.W.shape, rank, width)
+        seen = replace(p, W=residual, importance=p.importance[some])
+        now = damage_with_zeros(seen, costs, choice, left, tuple(p.W.shape))
+        if now >= best:
+            break
+        best, found = now, rank
+    return L[:, :found], R[:found], width
+
+
+def damage_with_zeros(
+    p: Problem, costs: rates.Spread, choice: Choice, bits: float, shape: tuple[int, ...]
+) -> float:
+    """Predicted weighted error of p.W under zeros found for it and a trellis of so many bits.
+
+    Args:
+        p: some rows of the matrix.
+        costs: of its columns.
+        choice: pattern and sparsity.
+        bits: for codes, mask and side information.
+        shape: of the whole matrix.
+    """
+    pattern = patterns.parse(choice.pattern or "")
+    pruned, _ = zeros.jointly(_task(p, pattern, choice.sparsity), choice.mask_steps)
+    D = p.W - pruned.V
+    weight = torch.from_numpy(p.importance).to(torch.float32)
+    broken = float((((D @ p.H) * D).sum(1) * weight).sum(dtype=torch.float64))
+    out, width = shape
+    code = bits - side_bits((out, width)) - mask_bits((out, width), pattern)
+    q = replace(p, W=pruned.V, mask=pruned.mask)
+    return broken + len(p.W) * _predicted(q, costs, pruned.V, code)
 
 
 def _factors_alone(
@@ -180,6 +335,11 @@ def _factors_alone(
     U = single(inverse_factor(p.H, p.ridge))
     L, R = _sketch(p, U, min(choice.rank or 0, *p.W.shape), seed)
     return _best_refit(p, meta, {}, L, R, choice.factor_bits or 8, choice.refits)
+
+
+def mask_bits(shape: tuple[int, int], pattern: Pattern | None) -> float:
+    """Bits a weight that a mask of this pattern takes."""
+    return patterns.stored_bits(shape, pattern) / (shape[0] * shape[1]) if pattern else 0.0
 
 
 def _on_integers(p: Problem, choice: Choice, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -195,7 +355,7 @@ def _on_integers(p: Problem, choice: Choice, seed: int) -> tuple[dict[str, Any],
     if turn and U is not None:
         U = inverse_factor(H, p.ridge)
     if choice.feedback and U is not None:
-        codes, scale, zero = sweep.on_integers(
+        codes, scale, zero, _ = sweep.on_integers(
             turned,
             single(U),
             bits,
@@ -237,13 +397,28 @@ def _on_trellis(
             f"factors of rank {len(R)} take {taken:.3f} bits a weight of a matrix of shape "
             f"{list(p.W.shape)}, and {choice.bits:.3f} were given: give more, or a lower rank"
         )
-    row = row_steps(turned)
-    s = replace(costs, variance=_variances(turned, row))
-    meta, tensors = _coded(q, s, row, choice, budget, threads)
+    meta, tensors = _trellis_part(q, costs, choice, budget, threads)
     meta = {**meta, **turn}
     if not len(R):
         return meta, tensors
     return _best_refit(p, meta, tensors, L, R, factor_bits, choice.refits)
+
+
+def _trellis_part(
+    p: Problem, costs: rates.Spread, choice: Choice, bits: float, threads: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """p.W on a trellis of at most `bits` a weight, everything stored counted."""
+    row = row_steps(p.W, p.mask)
+    return _coded(p, _spread_over(p, costs, row), row, choice, bits, threads)
+
+
+def _spread_over(p: Problem, costs: rates.Spread, row: NDArray[np.int32]) -> rates.Spread:
+    """`costs` with the variance of each column of p.W, and the share of it that is not zero."""
+    s = replace(costs, variance=_variances(p.W, row, p.mask))
+    if p.mask is None:
+        return s
+    share = p.mask.sum(0).to(torch.float64).numpy() / len(p.W)
+    return replace(s, share=np.maximum(share, 1 / len(p.W)))
 
 
 def factors_bits(shape: torch.Size | tuple[int, int], rank: int, bits: int) -> float:
@@ -261,14 +436,20 @@ def side_bits(shape: torch.Size | tuple[int, int], row_field: int = _ROW_FIELD) 
     return (fields + joints + 8 * (trellis.LEAD + trellis.TAIL + 4)) / (out * width)
 
 
-def row_steps(W: Tensor) -> NDArray[np.int32]:
-    """Exponents, in 1/4 octaves, of the root mean square of each row of W once columns are even."""
+def row_steps(W: Tensor, mask: Tensor | None = None) -> NDArray[np.int32]:
+    """Exponents, in 1/4 octaves, of the root mean square of each row of W once columns are even.
+
+    Only what a mask keeps counts.
+    """
+    high, wide = (float(W.shape[0]), float(W.shape[1]))
+    in_column = torch.tensor(high) if mask is None else mask.sum(0).clamp(min=1).to(W.dtype)
+    in_row = torch.tensor(wide) if mask is None else mask.sum(1).clamp(min=1).to(W.dtype)
     columns = torch.zeros(W.shape[1])
     for part in _parted(W):
         columns += part.square().sum(0)
-    columns = (columns / len(W)).clamp(min=float(columns.mean()) / len(W) * 1e-6 + _TINY)
+    columns = (columns / in_column).clamp(min=float(columns.mean()) / len(W) * 1e-6 + _TINY)
     rows = torch.cat([part.square() @ (1 / columns) for part in _parted(W)])
-    rows = (rows / W.shape[1]).sqrt().clamp(min=1e-4)
+    rows = (rows / in_row).sqrt().clamp(min=1e-4)
     exponent = torch.round(torch.log2(rows) * trellis.ROW_OCTAVE)
     return exponent.to(torch.int32).numpy()
 
@@ -278,11 +459,17 @@ def spread_of(W: Tensor, U: Factor, row: NDArray[np.int32]) -> rates.Spread:
     return rates.spread(_variances(W, row), U)
 
 
-def _variances(W: Tensor, row: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Mean square of each column of W, its rows divided by their steps; none is 0."""
+def _variances(
+    W: Tensor, row: NDArray[np.int32], mask: Tensor | None = None
+) -> NDArray[np.float64]:
+    """Mean square of each column of W (of what a mask keeps), its rows divided by their steps.
+
+    None is 0.
+    """
+    count = torch.tensor(float(len(W))) if mask is None else mask.sum(0).clamp(min=1)
     weight = torch.from_numpy(np.exp2(-2 * row / trellis.ROW_OCTAVE)).to(torch.float32)
     pairs = zip(_parted(weight), _parted(W), strict=True)
-    variance = (sum((w @ part.square() for w, part in pairs), torch.zeros(())) / len(W)).numpy()
+    variance = (sum((w @ part.square() for w, part in pairs), torch.zeros(())) / count).numpy()
     variance = variance.astype(np.float64)
     return np.asarray(np.maximum(variance, variance.mean() * 1e-9 + _TINY**2))
 
@@ -297,6 +484,8 @@ def _coded(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The trellis of at most `bits` a weight, everything stored counted."""
     side = side_bits(p.W.shape, int(row.max() - row.min()).bit_length())
+    if p.mask is not None:
+        side += mask_bits((len(p.W), p.W.shape[1]), patterns.parse(choice.pattern or ""))
     code_bits = bits - side
     while code_bits > 0:
         meta, tensors = _coded_at(p, s, row, choice, code_bits, threads)
@@ -321,19 +510,22 @@ def _coded_at(
     """The trellis whose codes take `bits` a weight."""
     if choice.feedback:
         exact = _tempered(p, s, bits)
-        s = rates.spread(s.variance, exact)
+        s = replace(rates.spread(s.variance, exact), share=s.share)
         U = np.asarray(exact, np.float32)
         del exact
     else:
         U = np.eye(len(s.cost), dtype=np.float32)
         cost = p.H.diagonal().to(torch.float64).numpy() + p.ridge
-        s = rates.Spread(s.variance, cost, np.zeros(len(cost)))
+        s = rates.Spread(s.variance, cost, np.zeros(len(cost)), s.share)
     rate, _ = rates.allocate(s, bits)
     if not p.W.any():
         rate = np.full_like(rate, -1)
-    coded = sweep.along_trellis(p.W, U, rate, row, p.importance, choice.state_bits, threads)
+    coded = sweep.along_trellis(
+        p.W, U, rate, row, p.importance, choice.state_bits, threads, mask=p.mask
+    )
     shape = (p.W.shape[0], p.W.shape[1])
-    return trellis.pack(shape, coded.streams, rate, coded.column, row, choice.state_bits)
+    zero = None if p.mask is None else (p.mask, patterns.parse(choice.pattern or ""))
+    return trellis.pack(shape, coded.streams, rate, coded.column, row, choice.state_bits, zero)
 
 
 def _tempered(p: Problem, s: rates.Spread, bits: float) -> Factor:
@@ -392,8 +584,8 @@ def _predicted(p: Problem, costs: rates.Spread, W: Tensor, code_bits: float) -> 
     """Predicted weighted error of coding W at these bits; infinite where there are none."""
     if code_bits <= 0:
         return float("inf")
-    row = row_steps(W)
-    s = replace(costs, variance=_variances(W, row))
+    row = row_steps(W, p.mask)
+    s = _spread_over(replace(p, W=W), costs, row)
     rows = p.importance * np.exp2(2 * row / trellis.ROW_OCTAVE)
     evened = float(rows.mean() * rates.unevenness(rows, np.array(code_bits)))
     return evened * rates.damage(s, rates.level_for(s, code_bits))

@@ -14,6 +14,7 @@ from sprue.weights import trellis_reference as reference
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
 
 
 @cache
@@ -27,7 +28,15 @@ def library() -> ctypes.CDLL | None:
 
 
 def sweep(
-    Wt: F32, U: F32, rate: I32, steps: F32, row: F32, weight: F32, luts: F32, state: int
+    Wt: F32,
+    U: F32,
+    rate: I32,
+    steps: F32,
+    row: F32,
+    weight: F32,
+    luts: F32,
+    state: int,
+    mask: U8 | None = None,
 ) -> tuple[F32, NDArray[np.uint16], I32, int]:
     """Error-feedback sweep over the columns of one block, with a trellis along each.
 
@@ -40,6 +49,8 @@ def sweep(
         weight: float32 [T], importance of an error in each row, over its step.
         luts: float32 [9, 2^L] from `codebook.values`.
         state: the last L bits of the stream.
+        mask: uint8 [n, (T + 7) / 8], a bit for each row that a column keeps, least first; a path
+            runs along those, the others become 0. None: all.
 
     Returns:
         (E [n, T]: each column's error over U[j, j]; states uint16 [n, T]; index of each column's
@@ -47,7 +58,7 @@ def sweep(
     """
     lib = library()
     if lib is None:
-        return reference.sweep(Wt, U, rate, steps, row, weight, luts, state)
+        return reference.sweep(Wt, U, rate, steps, row, weight, luts, state, mask)
     n, T = Wt.shape
     E, states, code = np.empty_like(Wt), np.zeros((n, T), np.uint16), np.zeros(n, np.int32)
     end = ctypes.c_uint32(state)
@@ -55,33 +66,42 @@ def sweep(
     arrays = (Wt, E, U, rate, steps, code, row, weight, luts, states)
     w, e, u, r, s, c, ro, we, lu, st = (_address(a) for a in arrays)
     short = lib.sprue_trellis_sweep(
-        w, e, u, n, T, r, s, len(steps), c, ro, we, lu, L, ctypes.byref(end), st
+        *(w, e, u, n, T, r, s, len(steps), c, ro, we, lu, L, ctypes.byref(end)),
+        *(None if mask is None else _address(mask), st),
     )
     if short:
         raise MemoryError("the trellis sweep found no memory for its back pointers")
     return E, states, code, int(end.value)
 
 
-def pack(states: NDArray[np.uint16], rate: I32, at: int, bits: NDArray[np.uint8]) -> int:
-    """Append columns of states [n, T] to the stream from bit `at`; returns the bit after."""
+def pack(states: NDArray[np.uint16], count: I32, rate: I32, at: int, bits: U8) -> int:
+    """Append the first `count` [n] of the states [n, T] of each column from bit `at` on.
+
+    Returns:
+        The bit after the last.
+    """
     lib = library()
     if lib is None:
-        return reference.pack(states, rate, at, bits)
+        return reference.pack(states, count, rate, at, bits)
     n, T = states.shape
-    a, b, c = (_address(v) for v in (states, rate, bits))
-    return int(lib.sprue_trellis_pack(a, n, T, b, at, c))
+    a, b, c, d = (_address(v) for v in (states, count, rate, bits))
+    return int(lib.sprue_trellis_pack(a, n, T, b, c, at, d))
 
 
 def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
     p, i, big = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-    lib.sprue_trellis_sweep.argtypes = [p, p, p, i, i, p, p, i, p, p, p, p, i, p, p]
+    lib.sprue_trellis_sweep.argtypes = [p, p, p, i, i, p, p, i, p, p, p, p, i, p, p, p]
     lib.sprue_trellis_sweep.restype = i
-    lib.sprue_trellis_pack.argtypes = [p, i, i, p, big, p]
+    lib.sprue_trellis_pack.argtypes = [p, i, i, p, p, big, p]
     lib.sprue_trellis_pack.restype = big
     lib.sprue_trellis_decode.argtypes = [p, i, p, i, p, p, p, p, p, i, p]
     lib.sprue_trellis_decode.restype = None
     lib.sprue_trellis_matmul.argtypes = [p, i, p, i, p, p, p, p, p, i, p, i, p, i, p]
     lib.sprue_trellis_matmul.restype = i
+    lib.sprue_trellis_decode_masked.argtypes = [p, i, p, i, p, p, p, p, p, i, p, p]
+    lib.sprue_trellis_decode_masked.restype = i
+    lib.sprue_trellis_matmul_masked.argtypes = [p, i, p, i, p, p, p, p, p, i, p, p, i, p, i, p]
+    lib.sprue_trellis_matmul_masked.restype = i
     return lib
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Tensors",
     "dense",
     "empty_tensors",
+    "flops",
     "layout",
     "matmul",
     "rows",
@@ -38,6 +39,7 @@ __all__ = [
 GRIDS: Mapping[str, str | None] = {
     "raw": "sprue.weights.grids.raw",
     "int": "sprue.weights.grids.integer",
+    "masked": "sprue.weights.grids.masked",
     "trellis": "sprue.weights.grids.trellis",
     "none": None,
 }
@@ -136,6 +138,15 @@ def layout(packed: Packed) -> dict[str, Any]:
             for name, t in packed.tensors.items()
         },
     }
+
+
+def flops(meta: Meta) -> int:
+    """Floating-point operations of one product with a vector: two for each weight that is not a
+    stored zero, and the low-rank part's."""
+    out, width = meta["shape"]
+    kept = meta["mask"]["kept"] if "mask" in meta else out * width
+    rank = meta["low_rank"]["rank"] if "low_rank" in meta else 0
+    return 2 * ((0 if meta["grid"] == "none" else kept) + rank * (out + width))
 
 
 def empty_tensors(layout: Mapping[str, Any]) -> dict[str, Tensor]:

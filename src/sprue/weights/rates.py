@@ -10,7 +10,7 @@ add λ (sum_(i<=j) U_ij^2 - U_jj^2) to its variance, which counts at low rates a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,13 @@ class Spread:
         variance: float64 [in], mean square of each column (rows divided by their steps).
         cost: float64 [in], D_j.
         carried: float64 [in], D_j sum_(i<j) U_ij^2: what the errors of the columns before add.
+        share: float64 [in], the share of a column that is not zero; its variance is of that.
     """
 
     variance: F64
     cost: F64
     carried: F64
+    share: F64 = field(default_factory=lambda: np.ones(1))
 
 
 def spread(variance: F64, U: NDArray[np.floating[Any]]) -> Spread:
@@ -60,7 +62,7 @@ def damage(s: Spread, level: float) -> float:
     wide = s.variance * s.cost + _fed_back(s, level)
     bits = rate / UNIT
     left = wide * np.where(rate > 0, np.interp(bits, *_LOSS) * 4.0**-bits, 1.0)
-    return float(left.sum())
+    return float((left * s.share).sum())
 
 
 def curve(s: Spread, count: int = 240) -> tuple[F64, F64]:
@@ -71,8 +73,13 @@ def curve(s: Spread, count: int = 240) -> tuple[F64, F64]:
     top = _highest(s) + 2
     floor = float(np.log2(max((s.variance * s.cost).min(), 1e-300))) - 2 * MOST / UNIT
     levels = np.exp2(np.linspace(top, max(floor, top - 60), count))
-    bits = [np.maximum(at_level(s, level), 0).mean() / UNIT for level in levels]
+    bits = [taken(s, at_level(s, level)) for level in levels]
     return np.array(bits), np.array([damage(s, level) for level in levels])
+
+
+def taken(s: Spread, rate: NDArray[np.int32]) -> float:
+    """Bits a weight that these rates take, over all weights, zeros included."""
+    return float((np.maximum(rate, 0) * s.share).mean() / UNIT)
 
 
 def level_for(s: Spread, bits: float) -> float:
@@ -81,7 +88,7 @@ def level_for(s: Spread, bits: float) -> float:
     low = high - 200
     for _ in range(64):
         middle = (low + high) / 2
-        if np.maximum(at_level(s, 2.0**middle), 0).mean() > bits * UNIT:
+        if taken(s, at_level(s, 2.0**middle)) > bits:
             low = middle
         else:
             high = middle
@@ -96,14 +103,17 @@ def allocate(s: Spread, bits: float) -> tuple[NDArray[np.int32], float]:
     """
     level = level_for(s, bits)
     rate = at_level(s, level)
-    spare = max(int(bits * UNIT * len(rate)) - int(np.maximum(rate, 0).sum()), 0)
+    share = np.broadcast_to(s.share, len(rate))
+    spare = bits * UNIT * len(rate) - float((np.maximum(rate, 0) * share).sum())
     coded = np.flatnonzero((rate >= LEAST) & (rate < MOST))
     exact = _exact(s, level)
-    raised = coded[np.argsort((rate - exact)[coded], kind="stable")[:spare]]
+    order = coded[np.argsort((rate - exact)[coded], kind="stable")]
+    raised = order[share[order].cumsum() <= spare]
     rate[raised] += 1
+    spare -= float(share[raised].sum())
     idle = np.flatnonzero(rate < 0)
-    woken = idle[np.argsort(-exact[idle], kind="stable")[: (spare - len(raised)) // LEAST]]
-    rate[woken] = LEAST
+    order = idle[np.argsort(-exact[idle], kind="stable")]
+    rate[order[(LEAST * share[order]).cumsum() <= spare]] = LEAST
     return rate, level
 
 

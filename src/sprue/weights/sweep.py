@@ -7,7 +7,7 @@ blocks of columns: inside a block column by column, behind it as one matrix prod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sprue.weights import codebook, kernels
+from sprue.weights import codebook, kernels, patterns
 from sprue.weights.grids import integer, trellis
+from sprue.weights.patterns import Pattern
 
 BLOCK = 128
 # Column steps reach from 24 octaves below the largest weight to 8 above it, which feedback may add;
@@ -48,6 +49,7 @@ def along_trellis(
     L: int,
     threads: int = 1,
     values: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Coded:
     """Code W [out, in] with one path along each column.
 
@@ -61,6 +63,7 @@ def along_trellis(
         L: bits of a state.
         threads: segments coded at the same time.
         values: float32 [out, in], filled with what will be decoded.
+        mask: bool [out, in], what is not zero; None: all.
     """
     visited, count = trellis.order(len(W)), trellis.segments(len(W))
     edge = trellis.bounds(len(W), count)
@@ -75,7 +78,8 @@ def along_trellis(
         here = torch.from_numpy(rows.copy())
         Wt = W[here].T.contiguous()
         share = (weight[rows] / weight[rows].mean()).astype(np.float32)
-        states, code = _segment(Wt, U32, rate, steps, step[rows], share, L)
+        own = None if mask is None else trellis.bits_of(mask, here)
+        states, code = _segment(Wt, U32, rate, steps, step[rows], share, L, own)
         if values is not None:
             values[here] = Wt.T
         return states, code
@@ -101,6 +105,7 @@ def _segment(
     row: NDArray[np.float32],
     weight: NDArray[np.float32],
     L: int,
+    mask: NDArray[np.uint8] | None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """Codes Wt [in, rows] in place; (states, index of each column's step)."""
     luts, state = codebook.values(L), 0
@@ -110,10 +115,38 @@ def _segment(
         inner = np.ascontiguousarray(U[a:b, a:b].numpy())
         part = np.ascontiguousarray(rate[a:b])
         E, states[a:b], code[a:b], state = kernels.sweep(
-            Wt[a:b].numpy(), inner, part, steps, row, weight, luts, state
+            *(Wt[a:b].numpy(), inner, part, steps, row, weight, luts, state),
+            None if mask is None else mask[a:b],
         )
         Wt[b:] -= U[a:b, b:].T @ torch.from_numpy(E)
     return states, code
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zeros that a sweep chooses when it reaches them, by what each costs: w^2 / U_jj^2.
+
+    Attributes:
+        pattern: which go together. N:M groups are chosen when their first column is reached;
+            other zeros in every `BLOCK` columns, over all rows (SparseGPT, Frantar and Alistarh
+            2023, section 3.3).
+        sparsity: share of zeros.
+        importance: float32 [out] > 0, what a squared error of each row counts.
+    """
+
+    pattern: Pattern
+    sparsity: float
+    importance: Tensor
+
+    @property
+    def multiple(self) -> int:
+        """Columns that are chosen together."""
+        return self.pattern.keep[1] if self.pattern.keep else self.pattern.block[1]
+
+    def chosen(self, W: Tensor, step: Tensor) -> Tensor:
+        """The mask of W [out, columns]; `step` [columns], their U_jj."""
+        score = (W / step).square_().mul_(self.importance[:, None])
+        return patterns.select(score, self.pattern, self.sparsity)
 
 
 def on_integers(
@@ -123,8 +156,9 @@ def on_integers(
     group_size: int | None,
     symmetric: bool,
     importance: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """GPTQ: (codes uint8 [out, in], scale, zero [out, groups]).
+    mask: Tensor | Zeros | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """GPTQ: (codes uint8 [out, in], scale, zero [out, groups], mask bool [out, in] or None).
 
     The scales of a group are chosen when the sweep reaches it, from the weights as they then are.
 
@@ -135,35 +169,87 @@ def on_integers(
         group_size: weights of a row that share a scale; None: the row.
         symmetric: no zero points.
         importance: [in], weighs the squared error that the scales minimize; usually diag(H).
+        mask: what is not zero, or how that is chosen on the way; None: all.
     """
-    W = W.clone()
     size = W.shape[1] if group_size is None else group_size
     codes = torch.empty(W.shape, dtype=torch.uint8)
-    scales, zeros = [], []
-    for a, b in _blocks(W.shape[1], size):
-        E = torch.empty(len(W), b - a, dtype=W.dtype)
+    scales: list[Tensor] = []
+    zeros: list[Tensor] = []
+
+    def start(j: int, group: Tensor, kept: Tensor) -> None:
+        share = None if importance is None else importance[j : j + group.shape[1]]
+        if mask is not None:  # zeros need no level: the scale is that of what stays
+            group, share = group * kept, kept * (1 if share is None else share)
+        scale, zero = integer.fit_scales(group, bits, symmetric, share)
+        scales.append(scale)
+        zeros.append(zero)
+
+    def column(j: int, w: Tensor) -> Tensor:
+        code = integer.quantize(w[:, None], scales[-1], zeros[-1], bits)
+        codes[:, j : j + 1] = code
+        return integer.dequantize(code, scales[-1], zeros[-1])[:, 0]
+
+    _, found = _sweep(W, U, column, mask, start, size)
+    return codes, torch.cat(scales, 1), torch.cat(zeros, 1), found
+
+
+def on_values(W: Tensor, U: Tensor, mask: Zeros) -> tuple[Tensor, Tensor]:
+    """SparseGPT: (W with zeros, its mask), what is not zero kept as it then is."""
+    V, found = _sweep(W, U, lambda j, w: w, mask)
+    assert found is not None
+    return V, found
+
+
+def _sweep(
+    W: Tensor,
+    U: Tensor,
+    column: Callable[[int, Tensor], Tensor],
+    mask: Tensor | Zeros | None,
+    start: Callable[[int, Tensor, Tensor], None] | None = None,
+    size: int = 1,
+) -> tuple[Tensor, Tensor | None]:
+    """(what is stored [out, in], its mask), column after column.
+
+    Args:
+        W: floating [out, in]; not changed.
+        U: [in, in] upper.
+        column: what is stored of column j, as feedback has left it.
+        mask: as for `on_integers`.
+        start: called at each group of `size` columns, with its weights as they then are and what
+            is not zero of them, as far as that is known.
+        size: columns of a group.
+    """
+    W, out = W.clone(), len(W)
+    kept = torch.ones(W.shape, dtype=torch.bool)
+    if isinstance(mask, Tensor):
+        kept = mask
+    together = mask.multiple if isinstance(mask, Zeros) else 1
+    both = math.lcm(size, together)
+    for a, b in _blocks(W.shape[1], both if both <= BLOCK else together):
+        E = torch.empty(out, b - a, dtype=W.dtype)
+        if isinstance(mask, Zeros) and mask.pattern.keep is None:
+            kept[:, a:b] = mask.chosen(W[:, a:b], U.diagonal()[a:b])
         for j in range(a, b):
-            if j % size == 0:
+            if isinstance(mask, Zeros) and mask.pattern.keep and j % together == 0:
+                end = min(j + together, W.shape[1])
+                kept[:, j:end] = mask.chosen(W[:, j:end], U.diagonal()[j:end])
+            if start is not None and j % size == 0:
                 # columns of the group beyond this block have not had this block's feedback yet
                 end = min(j + size, W.shape[1])
                 group = W[:, j:end].clone()
                 if end > b:
                     group[:, b - j :] -= E[:, : j - a] @ U[a:j, b:end]
-                share = None if importance is None else importance[j:end]
-                scale, zero = integer.fit_scales(group, bits, symmetric, share)
-                scales.append(scale)
-                zeros.append(zero)
-            code = integer.quantize(W[:, j : j + 1], scales[-1], zeros[-1], bits)
-            value = integer.dequantize(code, scales[-1], zeros[-1]).to(W.dtype)
-            codes[:, j : j + 1] = code
-            E[:, j - a] = (W[:, j] - value[:, 0]) / U[j, j]
+                start(j, group, kept[:, j:end])
+            value = torch.where(kept[:, j], column(j, W[:, j]).to(W.dtype), 0)
+            E[:, j - a] = (W[:, j] - value) / U[j, j]
+            W[:, j] = value
             W[:, j + 1 : b] -= E[:, j - a, None] * U[j, None, j + 1 : b]
         W[:, b:] -= E @ U[a:b, b:]
-    return codes, torch.cat(scales, 1), torch.cat(zeros, 1)
+    return W, None if mask is None else kept
 
 
 def _blocks(n: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Blocks of about BLOCK columns; whole groups where they are that small."""
-    step = BLOCK // multiple * multiple if multiple <= BLOCK else BLOCK
+    """Blocks of about BLOCK columns, each a multiple of so many."""
+    step = max(1, BLOCK // multiple) * multiple
     for a in range(0, n, step):
         yield a, min(a + step, n)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
 
 _RENORMALIZE = 16
 
@@ -55,6 +56,7 @@ def sweep(
     weight: F32,
     luts: F32,
     state: int,
+    mask: U8 | None = None,
 ) -> tuple[F32, NDArray[np.uint16], I32, int]:
     """`sprue_trellis_sweep`: quantizes Wt [n, T] in place; (E, states, code, state)."""
     n, T = Wt.shape
@@ -63,32 +65,33 @@ def sweep(
     code = np.zeros(n, np.int32)
     for j in range(n):
         q = np.zeros(T, np.float32)
-        if rate[j] >= 0:
-            x = Wt[j] / row
-            step = steps[_nearest(steps, float((x.astype(np.float64) ** 2).sum() / T))]
+        at = np.arange(T) if mask is None else np.flatnonzero(_bits(mask[j], T))
+        if rate[j] >= 0 and len(at):
+            x, own = Wt[j, at] / row[at], weight[at]
+            step = steps[_nearest(steps, float((x.astype(np.float64) ** 2).sum() / len(at)))]
             x = x / step
-            path, k = viterbi(x, int(rate[j]), weight, luts, state)
-            state, states[j] = int(path[-1]), path
+            path, k = viterbi(x, int(rate[j]), own, luts, state)
+            state, states[j, : len(at)] = int(path[-1]), path
             value = luts[k, path].astype(np.float64)
-            cross, power = (weight * value * x).sum(), (weight * value * value).sum()
+            cross, power = (own * value * x).sum(), (own * value * value).sum()
             fit = float(step) * (cross / power) if power > 0 and cross > 0 else float(step)
             code[j] = _nearest(steps, fit * fit)
-            q = luts[k, path] * (steps[code[j]] * row)
+            q[at] = luts[k, path] * (steps[code[j]] * row[at])
         E[j] = (Wt[j] - q) * (np.float32(1) / U[j, j])
         Wt[j] = q
         Wt[j + 1 :] -= U[j, j + 1 :, None] * E[j]
     return E, states, code, state
 
 
-def pack(states: NDArray[np.uint16], rate: I32, at: int, bits: NDArray[np.uint8]) -> int:
+def pack(states: NDArray[np.uint16], count: I32, rate: I32, at: int, bits: U8) -> int:
     """`sprue_trellis_pack`: append the columns' bits to the stream; the bit after the last."""
     parts = []
-    for column, r in zip(states, rate, strict=True):
+    for column, n, r in zip(states, count, rate, strict=True):
         if r < 0:
             continue
-        k = shifts(len(column), int(r))
+        k = shifts(int(n), int(r))
         width = np.arange(int(k.max(initial=0)) - 1, -1, -1)
-        parts.append(((column[:, None] >> width) & 1)[width < k[:, None]])
+        parts.append(((column[:n, None] >> width) & 1)[width < k[:, None]])
     flat = np.concatenate(parts) if parts else np.empty(0, np.int64)
     index = at + 32 + np.arange(len(flat))
     np.bitwise_or.at(bits, index >> 3, (flat << (7 - (index & 7))).astype(np.uint8))
@@ -113,3 +116,7 @@ def _fold(cost: F32, k: int) -> tuple[F32, NDArray[np.uint8]]:
 def _nearest(steps: F32, square: float) -> int:
     middle = steps[:-1].astype(np.float64) * steps[1:].astype(np.float64)
     return int((square > middle).sum())
+
+
+def _bits(mask: U8, count: int) -> U8:
+    return np.unpackbits(mask, count=count, bitorder="little")

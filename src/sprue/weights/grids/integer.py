@@ -221,11 +221,11 @@ def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
     scale = nn.functional.embedding(flat, tensors["scale"]).to(torch.float32)
     codes = bitpack.gather_rows(tensors["codes"], meta["bits"], (count, width), flat)
     if meta["symmetric"]:
-        values = _apply(meta, codes, scale, None)
+        values = apply(meta, codes, scale, None)
     else:
         shape = (count, scale.shape[1])
         zero = bitpack.gather_rows(tensors["zero"], meta["bits"], shape, flat)
-        values = _apply(meta, codes, scale, zero.to(torch.float32))
+        values = apply(meta, codes, scale, zero.to(torch.float32))
     return values.view(*ids.shape, width)
 
 
@@ -233,16 +233,21 @@ def _decode(meta: Meta, tensors: Tensors, start: int, stop: int) -> Tensor:
     """The rows start .. stop, float32."""
     (count, width), bits = meta["shape"], meta["bits"]
     codes = bitpack.unpack(tensors["codes"], bits, count * width, start * width, stop * width)
+    return apply(meta, codes.view(-1, width), *steps(meta, tensors, start, stop))
+
+
+def steps(meta: Meta, tensors: Tensors, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+    """(scale, zero or None) of the rows start .. stop, float32 [rows, groups]."""
     scale = tensors["scale"][start:stop].to(torch.float32)
-    zero = None
-    if not meta["symmetric"]:
-        per_row = scale.shape[1]
-        span = (count * per_row, start * per_row, stop * per_row)
-        zero = bitpack.unpack(tensors["zero"], bits, *span).view(scale.shape).to(torch.float32)
-    return _apply(meta, codes.view(-1, width), scale, zero)
+    if meta["symmetric"]:
+        return scale, None
+    per_row = scale.shape[1]
+    span = (meta["shape"][0] * per_row, start * per_row, stop * per_row)
+    zero = bitpack.unpack(tensors["zero"], meta["bits"], *span)
+    return scale, zero.view(scale.shape).to(torch.float32)
 
 
-def _apply(meta: Meta, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+def apply(meta: Meta, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
     """`dequantize` in place of a fresh float32 matrix; scale and zero [rows, groups]."""
     values = codes.to(torch.float32)
     if zero is None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sprue.weights.grids import Meta, Tensors, row_blocks
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _BLOCK = 2**22
 
 
@@ -19,7 +19,7 @@ def pack(W: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ValueError: another dtype, or not a matrix.
     """
-    if W.ndim != 2 or W.dtype not in _DTYPES:
+    if W.ndim != 2 or W.dtype not in DTYPES:
         raise ValueError(
             f"expected a float16, bfloat16 or float32 matrix, "
             f"received {str(W.dtype).removeprefix('torch.')} {list(W.shape)}"

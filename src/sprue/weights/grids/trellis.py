@@ -13,7 +13,8 @@ matrices are cut into segments of rows, which can be coded at the same time: bef
 stand L zeros, the state that its first path starts from.
 
 Stored: `codes` uint8 (the stream, between 4 and 8 bytes of zeros), and small integers, packed:
-`rate`, `column` (of each segment, in 1/8 octaves) and `row` (1/4 octaves).
+`rate`, `column` (of each segment, in 1/8 octaves) and `row` (1/4 octaves). Where a `mask` says that
+weights are zero (`patterns`), a column's path runs along the rows that it keeps, and t counts those.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sprue.weights import bitpack, codebook, kernels
+from sprue.weights import bitpack, codebook, kernels, patterns
 from sprue.weights.grids import Meta, Tensors
+from sprue.weights.patterns import Pattern
 
 LEAD, TAIL = 4, 8  # bytes around the stream: a window may be read whole at either end
 SEGMENT = 2048
@@ -54,6 +56,8 @@ class Parts:
         column: float32 [segments, in] steps.
         row: float32 [out] steps, in the matrix' order.
         start: int64 [segments, in], first bit of each column.
+        masks: of each segment uint8 [in, (rows + 7) / 8], a bit for each row that a column keeps;
+            None: no weight is zero.
     """
 
     bits: Tensor
@@ -61,6 +65,7 @@ class Parts:
     column: Tensor
     row: Tensor
     start: Tensor
+    masks: list[Tensor] | None = None
 
 
 @cache
@@ -91,6 +96,7 @@ def pack(
     column: NDArray[np.int32],
     row: NDArray[np.int32],
     L: int,
+    zero: tuple[Tensor, Pattern] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(meta, tensors) from states [in, rows] of every segment.
 
@@ -101,13 +107,15 @@ def pack(
         column: int32 [segments, in], step = 2^(column / 8).
         row: int32 [out], step = 2^(row / 4), in the matrix' order.
         L: bits of a state.
+        zero: bool [out, in], what is not zero, and its pattern; None: all.
     """
     used = np.maximum(rate, 0)
-    total = sum(int((s.shape[1] * used.astype(np.int64) >> 3).sum()) + L for s in streams) - L
+    counts = _counts(None if zero is None else zero[0], shape, len(streams))
+    total = sum(int((c * used.astype(np.int64) >> 3).sum()) + L for c in counts) - L
     bits = np.zeros(LEAD + -(-total // 8) + TAIL, np.uint8)
     at = 0
-    for states in streams:
-        at = kernels.pack(states, rate, at, bits) + L
+    for states, count in zip(streams, counts, strict=True):
+        at = kernels.pack(states, count, rate, at, bits) + L
     coded = rate >= 0
     least = int(rate[coded].min()) if coded.any() else 0
     first = int(column[:, coded].min()) if coded.any() else 0
@@ -123,7 +131,23 @@ def pack(
         if width:
             tensors[name] = bitpack.pack(torch.from_numpy(value.astype(np.int64)), width)
     meta = {"grid": "trellis", "shape": list(shape), "state_bits": L, "fields": fields}
+    if zero is not None:
+        meta["mask"], tensors["mask"] = patterns.pack(*zero)
     return {**meta, "codebook": codebook.VERSION, "segments": len(streams)}, tensors
+
+
+def bits_of(mask: Tensor, rows: Tensor) -> NDArray[np.uint8]:
+    """The columns of these rows of a mask [out, in] as the kernels read them."""
+    return np.packbits(mask[rows].T.contiguous().numpy(), axis=1, bitorder="little")
+
+
+def _counts(mask: Tensor | None, shape: tuple[int, int], parts: int) -> list[NDArray[np.int32]]:
+    """How many rows of each segment a column holds, [in]."""
+    edge = bounds(shape[0], parts)
+    if mask is None:
+        return [np.full(shape[1], b - a, np.int32) for a, b in pairwise(edge)]
+    visited = mask[torch.from_numpy(order(shape[0]).copy())]
+    return [visited[a:b].sum(0).to(torch.int32).numpy() for a, b in pairwise(edge)]
 
 
 def dense(meta: Meta, tensors: Tensors) -> Tensor:
@@ -194,9 +218,11 @@ def unpack(meta: Meta, tensors: Tensors) -> Parts:
     column = _field(meta, tensors, "column", parts * width).reshape(parts, width)
     column = column + meta["fields"]["column"]["base"]
     row = _field(meta, tensors, "row", out) + meta["fields"]["row"]["base"]
-    edge = bounds(out, parts)
-    sizes = torch.tensor([b - a for a, b in pairwise(edge)], device=rate.device)
-    lengths = (sizes[:, None] * rate.clamp(min=0)[None].to(torch.int64)) >> 3
+    mask = None
+    if "mask" in meta:
+        mask = patterns.unpack(meta["mask"], tensors["mask"], (out, width)).cpu()
+    counts = torch.from_numpy(np.stack(_counts(mask, (out, width), parts)).astype(np.int64))
+    lengths = (counts.to(rate.device) * rate.clamp(min=0)[None].to(torch.int64)) >> 3
     ends = lengths.reshape(-1).cumsum(0).reshape(lengths.shape)
     ends += meta["state_bits"] * torch.arange(parts, device=rate.device)[:, None]
     return Parts(
@@ -205,6 +231,9 @@ def unpack(meta: Meta, tensors: Tensors) -> Parts:
         _octaves(column, COLUMN_OCTAVE),
         _octaves(row, ROW_OCTAVE),
         ends - lengths,
+        None
+        if mask is None
+        else [torch.from_numpy(bits_of(mask, rows)) for rows in _segments(meta)],
     )
 
 
@@ -241,6 +270,8 @@ def _ready(meta: Meta, tensors: Tensors) -> list[tuple[Any, tuple[Any, ...], Ten
         parts, kept.segments = replace(kept.parts, bits=tensors["codes"]), []
         for s, rows in enumerate(_segments(meta)):
             alive, arguments = _arguments(meta, parts, s, torch.arange(len(rows)), rows)
+            if parts.masks is not None:
+                arguments = *arguments, parts.masks[s].data_ptr()
             kept.segments.append((alive[1:], arguments, rows.to(torch.int32)))
     return kept.segments
 
@@ -306,11 +337,17 @@ def _arguments(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) ->
 def _decode(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> Tensor:
     """Rows of segment s, float32 [count, in]: `local` places within it, `rows` of the matrix."""
     lib = kernels.library()
+    whole = _segments(meta)[s]
+    if parts.masks is not None and len(local) < len(whole):  # a path is read from its beginning
+        return _decode(meta, parts, s, torch.arange(len(whole)), whole)[local]
     if lib is None or parts.bits.device.type != "cpu":
         return _gather(meta, parts, s, local, rows)
     _alive, arguments = _arguments(meta, parts, s, local, rows)
     out = torch.empty(meta["shape"][1], len(local))
-    lib.sprue_trellis_decode(*arguments, ctypes.c_void_p(out.data_ptr()))
+    if parts.masks is None:
+        lib.sprue_trellis_decode(*arguments, out.data_ptr())
+    elif lib.sprue_trellis_decode_masked(*arguments, parts.masks[s].data_ptr(), out.data_ptr()):
+        raise MemoryError(f"no memory to decode {len(local)} rows")
     return out.T.contiguous()  # rows that are scattered next are copied whole
 
 
@@ -320,12 +357,11 @@ def _multiply(meta: Meta, tensors: Tensors, x: Tensor, y: Tensor) -> None:
     assert lib is not None
     given = x.data_ptr(), len(x)
     segments = _ready(meta, tensors)
+    multiply = lib.sprue_trellis_matmul_masked if "mask" in meta else lib.sprue_trellis_matmul
 
     def one(segment: tuple[Any, tuple[Any, ...], Tensor]) -> int:
         _alive, arguments, place = segment
-        return int(
-            lib.sprue_trellis_matmul(*arguments, *given, place.data_ptr(), y.shape[1], y.data_ptr())
-        )
+        return int(multiply(*arguments, *given, place.data_ptr(), y.shape[1], y.data_ptr()))
 
     if len(segments) > 1 and torch.get_num_threads() > 1:
         short = any(_pool(torch.get_num_threads()).map(one, segments))
@@ -345,17 +381,28 @@ def _gather(meta: Meta, parts: Parts, s: int, local: Tensor, rows: Tensor) -> Te
     device, L = parts.bits.device, meta["state_bits"]
     luts = torch.from_numpy(codebook.values(L).copy()).to(device).reshape(-1)
     t, step = local.to(device)[:, None], parts.row[rows.to(device)][:, None]
+    mask = None if parts.masks is None else _mask_of(parts.masks[s], len(local)).to(device)
     out = torch.empty(len(local), meta["shape"][1], device=device)
     width = max(1, _GATHER // max(len(local), 1))
     for a in range(0, out.shape[1], width):
         b = min(a + width, out.shape[1])
         rate = parts.rate[a:b].to(torch.int64)[None]
         used = rate.clamp(min=0)
+        if mask is not None:  # its place among the rows that its column keeps
+            t = mask[:, a:b].to(torch.int64).cumsum(0) - 1
+            t = t.clamp(min=0)
         low, high = t * used >> 3, (t + 1) * used >> 3
         first = parts.start[s, a:b] + high + 8 * LEAD - L
         byte = first >> 3
         word = sum(parts.bits[byte + i].to(torch.int64) << (8 * (2 - i)) for i in range(3))
         state = (word >> (24 - L - (first & 7))) & ((1 << L) - 1)
         value = luts[((high - low) << L) + state] * (parts.column[s, a:b] * step)
-        out[:, a:b] = torch.where(rate < 0, 0.0, value)
+        none = rate < 0 if mask is None else (rate < 0) | ~mask[:, a:b]
+        out[:, a:b] = torch.where(none, 0.0, value)
     return out
+
+
+def _mask_of(bits: Tensor, count: int) -> Tensor:
+    """bool [count, in] of what `bits_of` gave."""
+    plain = np.unpackbits(bits.numpy(), axis=1, count=count, bitorder="little")
+    return torch.from_numpy(plain.T.copy()).to(torch.bool)

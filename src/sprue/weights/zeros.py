@@ -1,0 +1,135 @@
+"""Which weights become zero, and what the others become for it.
+
+    min over V with a mask of the pattern:  tr(G (W - L R - V) H (W - L R - V)^T)
+
+The mask, the weights that stay and the low-rank part are found together, by the alternating
+direction method of multipliers: one step solves for all weights with a pull towards the masked
+ones, the next chooses the mask anew. The pull grows, so that the mask settles; then the weights
+are fitted once more under the final mask (Boyd et al. 2011, section 9.1; ALPS, Meng et al. 2024,
+and Boža 2024 prune language models so). Against a sweep that decides column by column (SparseGPT),
+weights before a zero make up for it as much as those after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sprue.weights import patterns
+from sprue.weights.patterns import Pattern
+
+# The pull towards the masked weights, over H with a diagonal of 1, in each stage.
+_PULLS = (0.1, 0.2, 0.4, 0.8)
+_LAST_PULL = 0.1  # once the mask stands, as fast as any on the matrices that were tried
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be pruned.
+
+    Attributes:
+        W: float32 [out, in].
+        H: float32 [in, in], second moment of the inputs.
+        importance: float32 [out] > 0, the diagonal of G.
+        ridge: added to the diagonal of H.
+        pattern: which zeros go together.
+        sparsity: share of zeros; an N:M pattern has its own.
+    """
+
+    W: Tensor
+    H: Tensor
+    importance: Tensor
+    ridge: float
+    pattern: Pattern
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What came of it.
+
+    Attributes:
+        V: float32 [out, in], zero outside the mask.
+        mask: bool [out, in], what stays.
+    """
+
+    V: Tensor
+    mask: Tensor
+
+
+def by_score(task: Task) -> Pruned:
+    """Wanda (Sun et al. 2023, section 3): |W| sqrt(diag H), compared within rows; W stays."""
+    score = task.W.abs() * task.H.diagonal().clamp(min=0).sqrt()
+    mask = patterns.select(score, task.pattern, task.sparsity, by_row=True)
+    return Pruned(task.W * mask, mask)
+
+
+def jointly(
+    task: Task, steps: int, low_rank: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Pruned, Tensor | None]:
+    """(V and its mask, L R), found together.
+
+    Args:
+        task: what is to be pruned.
+        steps: in each of the stages, and for the weights under the final mask.
+        low_rank: fits the low-rank part to what it is given, [out, in] -> L R; None: there is none.
+    """
+    scale = (task.H.diagonal() + task.ridge).sqrt()
+    H = task.H / scale / scale[:, None]
+    H.diagonal().fill_(1.0)
+    beside = None if low_rank is None else low_rank(task.W)
+    X = _aim(task, beside, scale)
+    state = _State(X, torch.zeros_like(X), _mask(task, X))
+    state.Z = X * state.mask
+    before = _PULLS[0]
+    for pull in _PULLS:
+        if low_rank is not None and pull != _PULLS[0]:
+            beside = low_rank(task.W - state.Z / scale)
+            X = _aim(task, beside, scale)
+        state.dual *= before / pull
+        _run(task, state, X, H, pull, steps, settled=False)
+        before = pull
+    state.dual.zero_()
+    _run(task, state, X, H, _LAST_PULL, 2 * steps, settled=True)
+    return Pruned(state.Z / scale, state.mask), beside
+
+
+@dataclass
+class _State:
+    Z: Tensor
+    dual: Tensor
+    mask: Tensor
+
+
+def _run(
+    task: Task, state: _State, X: Tensor, H: Tensor, pull: float, steps: int, settled: bool
+) -> None:
+    """`steps` of the method at one pull; in coordinates in which H has a diagonal of 1."""
+    inverse = _inverse(H, pull)
+    still = X - pull * (X @ inverse)  # X H (H + pull)^-1
+    for _ in range(steps):
+        Y = torch.addmm(still, state.Z - state.dual, inverse, alpha=pull)
+        Y += state.dual
+        if not settled:
+            state.mask = _mask(task, Y)
+        state.Z = Y * state.mask
+        state.dual = Y.sub_(state.Z)
+
+
+def _inverse(H: Tensor, pull: float) -> Tensor:
+    A = H.clone()
+    A.diagonal().add_(pull)
+    return torch.cholesky_inverse(torch.linalg.cholesky(A))
+
+
+def _aim(task: Task, beside: Tensor | None, scale: Tensor) -> Tensor:
+    W = task.W if beside is None else task.W - beside
+    return W * scale
+
+
+def _mask(task: Task, X: Tensor) -> Tensor:
+    score = X.square() * task.importance[:, None]
+    return patterns.select(score, task.pattern, task.sparsity)
