@@ -17,7 +17,7 @@ EXAMPLES = """\
   sprue compress path/to/model --out small --size 30% --calibrate mine.jsonl
   sprue compress path/to/model --out small --preset gptq --bits 4 --json"""
 
-PRESETS = ("rtn", "gptq", "svd", "caldera")
+PRESETS = ("rtn", "gptq", "svd", "caldera", "wanda", "sparsegpt", "slim")
 DEFAULT_WINDOWS = 128
 
 
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument(
         "--recipe", metavar="FILE", type=Path, help="YAML recipe that says how to store each tensor"
     )
+    add_demands(parser)
     add(
         "--preset",
         choices=PRESETS,
@@ -75,6 +76,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the report as JSON")
 
 
+def add_demands(parser: argparse.ArgumentParser) -> None:
+    """Declare zeros and FLOPs."""
+    group = parser.add_argument_group("beside it, any of")
+    group.add_argument(
+        "--sparsity",
+        metavar="SHARE",
+        type=cli_common.share,
+        help="zeros among the weights of the linears, at least (50%%); which matrix bears how many "
+        "is decided with the rest of the budget",
+    )
+    group.add_argument(
+        "--pattern",
+        metavar="P",
+        help="of the zeros: unstructured, N:M (2:4: of every 4 neighbors 2 stay), RxC (blocks of "
+        "outputs x inputs); N:M alone gives every linear that pattern",
+    )
+    group.add_argument(
+        "--flops",
+        metavar="SHARE",
+        type=cli_common.share,
+        help="operations of linears and head for a token, as a share of the original's, at most",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from sprue.compress import compress
@@ -88,6 +113,9 @@ def run(args: argparse.Namespace) -> int:
         bits=args.bits,
         size=args.size,
         recipe=args.recipe,
+        sparsity=args.sparsity,
+        pattern=args.pattern,
+        flops=args.flops,
         calibrate=args.calibrate,
         seed=args.seed,
         device=args.device,

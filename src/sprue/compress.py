@@ -19,6 +19,7 @@ from sprue.errors import BudgetError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, calibration, design
 from sprue.plan.checkpoint import Checkpoint, key_of
+from sprue.plan.demands import Demands
 from sprue.plan.forecast import Forecast, forecast
 from sprue.plan.goal import Goal
 from sprue.plan.recipe import Recipe
@@ -77,6 +78,9 @@ def compress(
     size: str | None = None,
     recipe: str | Path | None = None,
     calibrate: Sequence[str | Path] = (),
+    sparsity: float | None = None,
+    pattern: str | None = None,
+    flops: float | None = None,
     seed: int | None = None,
     device: str = "cpu",
     windows: int = DEFAULT_WINDOWS,
@@ -88,13 +92,18 @@ def compress(
     Args:
         model: folder in the Hugging Face layout, or a hub name.
         out: folder to make.
-        preset: "rtn", "gptq", "svd" or "caldera"; None: what the solver finds best.
+        preset: "rtn", "gptq", "svd", "caldera", "wanda", "sparsegpt" or "slim"; None: what the
+            solver finds best.
         bits: bits per weight over the linears of the blocks, everything stored counted; 4 where
             neither size nor recipe is given.
         size: of all tensors: "30%" of the original's, or bytes ("1964544", "2MB").
         recipe: YAML that says how each matrix is stored; takes the place of a budget.
         calibrate: texts that the model should stay good at; none: a small embedded text, with a
             SprueWarning.
+        sparsity: share of zeros among the weights of the linears, at least.
+        pattern: "unstructured", "N:M" (of every M neighbors N stay) or "RxC" (blocks).
+        flops: floating-point operations for a token, of linears and head, as a share of the
+            original's, at most.
         seed: of everything that is random; None: the recipe's, or 0.
         device: where blocks run ("cpu", "cuda").
         windows: at most so many calibration windows.
@@ -106,7 +115,7 @@ def compress(
         BudgetError: a budget that cannot be met.
         ResourceError: less memory or disk than the work takes.
     """
-    goal = Goal.stated(preset, bits, size, recipe, seed)
+    goal = Goal.stated(preset, bits, size, recipe, seed, Demands(sparsity, pattern, flops))
     models.check_device(device)
     source = models.open(model)
     parts, limit = design.matrices(source), goal.limit(source.nbytes)
@@ -187,7 +196,8 @@ def _survey(
     some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _SURVEYED)).long()]
     batch = batch_of(ids.shape[1])
     stream = Stream(source, some, batch, device, resident=RESIDENT)
-    return survey(stream, seed=goal.seed, progress=lambda _: advance())
+    demands = goal.demands if goal.preset == design.BEST else None
+    return survey(stream, seed=goal.seed, demands=demands, progress=lambda _: advance())
 
 
 def _check_size(taken: int, limit: int | None) -> None:

@@ -103,7 +103,7 @@ def test_an_unknown_preset_lists_the_known() -> None:
 
 
 def test_the_command_line_offers_the_same() -> None:
-    assert tuple(presets.PRESETS) == cli_compress.PRESETS
+    assert (*presets.PRESETS, *presets.PRUNING) == cli_compress.PRESETS
 
 
 @pytest.mark.parametrize("group", [32, 128, 1024])

@@ -124,7 +124,7 @@ def test_bad_factors_are_refused() -> None:
 
 
 def test_an_unknown_grid_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown grid 'ternary'; known are int, none, raw, trell"):
+    with pytest.raises(ValueError, match="unknown grid 'ternary'; known are int, masked, none, "):
         packed.dense({"grid": "ternary", "shape": [1, 1]}, {})
 
 

@@ -93,9 +93,10 @@ def test_packing_equals_numpy(seed: int, rates: list[int], T: int, at: int) -> N
     states = rng.integers(0, 1 << 12, (len(rates), T)).astype(np.uint16)
     room = (at + T * int(np.maximum(rate, 0).sum()) // 8) // 8 + 20
     ours, naive = np.zeros(room, np.uint8), np.zeros(room, np.uint8)
-    end = kernels.pack(states, rate, at, ours)
-    assert end == trellis_reference.pack(states, rate, at, naive)
-    assert end - at == sum(T * r // 8 for r in rates if r > 0)
+    count = rng.integers(0, T + 1, len(rates)).astype(np.int32)  # what a mask keeps of a column
+    end = kernels.pack(states, count, rate, at, ours)
+    assert end == trellis_reference.pack(states, count, rate, at, naive)
+    assert end - at == sum(int(n) * r // 8 for n, r in zip(count, rates, strict=True) if r > 0)
     assert ours.tobytes() == naive.tobytes()
 
 

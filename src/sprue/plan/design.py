@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from sprue.errors import BudgetError
 from sprue.models import Source
 from sprue.plan import presets
+from sprue.plan.demands import DAMPING, NONE, Demands
+from sprue.plan.program import program
 from sprue.plan.recipe import Recipe
 from sprue.plan.solve import Candidate, solve
-from sprue.plan.survey import DAMPING, Survey
+from sprue.plan.survey import Survey
 from sprue.weights import decompose, rates
 from sprue.weights.choice import Choice
 from sprue.weights.grids import integer
@@ -20,6 +22,7 @@ BEST = "best"  # the preset's name where the solver picks
 _OUTER_BITS = (8, 6, 5, 4, 3)  # 8 bits do an embedding no harm that can be measured
 _OUTER_GROUP = 64
 _LEAST, _LEAST_CODE, _STEP = 0.75, 0.5, 0.125  # bits a weight of trellises that are tried
+_ZEROS_STEP = 0.25  # between those with zeros, of which there are many more
 _ABOVE = (7, 8)  # bits of integer codes, which go on where the trellis ends
 
 
@@ -31,11 +34,23 @@ class Matrices:
         linears: module name -> (out, in), in the order of the walk.
         outer: the same for the embedding and, where it is its own, the head.
         rest: bytes of everything else (norms, biases, learned positions).
+        head: (out, in) of the output layer, its own matrix or not.
     """
 
     linears: Mapping[str, tuple[int, int]]
     outer: Mapping[str, tuple[int, int]]
     rest: int
+    head: tuple[int, int]
+
+    @property
+    def heads(self) -> dict[str, tuple[int, int]]:
+        """The output layer, for sums."""
+        return {"head": self.head}
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of all linears and the head for a token."""
+        return 2 * (self.weights + prod(self.head))
 
     @property
     def weights(self) -> int:
@@ -58,7 +73,7 @@ def matrices(source: Source) -> Matrices:
         prod(source.shape(f"{name}.weight")) * source.dtype(f"{name}.weight").itemsize
         for name in [*linears, *outer]
     )
-    return Matrices(linears, outer, source.nbytes - taken)
+    return Matrices(linears, outer, source.nbytes - taken, outer[names[-1]])
 
 
 def check(m: Matrices, bits: float | None, size: int | None) -> None:
@@ -89,7 +104,14 @@ def check(m: Matrices, bits: float | None, size: int | None) -> None:
             )
 
 
-def for_bits(m: Matrices, bits: float, seed: int, survey: Survey | None, preset: str) -> Recipe:
+def for_bits(
+    m: Matrices,
+    bits: float,
+    seed: int,
+    survey: Survey | None,
+    preset: str,
+    demands: Demands = NONE,
+) -> Recipe:
     """`bits` a weight over the linears, everything stored counted; embedding and head at 8.
 
     Args:
@@ -98,20 +120,38 @@ def for_bits(m: Matrices, bits: float, seed: int, survey: Survey | None, preset:
         seed: of the recipe.
         survey: what the solver picks by, with the preset "best"; else None.
         preset: its name.
+        demands: zeros and FLOPs that are asked for beside.
 
     Raises:
         BudgetError: it cannot be done.
     """
     outer = {name: _outer(shape, _OUTER_BITS[0]) for name, shape in m.outer.items()}
-    if survey is None:
-        linears = presets.choices(preset, m.linears, bits)
+    if survey is None or preset != BEST:
+        linears = presets.choices(preset, m.linears, bits, demands.uniform())
     else:
-        menu = {name: options(survey, name) for name in m.linears}
-        linears = _picked(menu, bits * m.weights)
+        menu = {name: options(survey, name, demands) for name in m.linears}
+        linears = _picked(menu, bits * m.weights, m, demands)
     return _recipe({**outer, **linears}, preset, seed, survey)
 
 
-def for_size(m: Matrices, size: int, seed: int, survey: Survey | None, preset: str) -> Recipe:
+def with_zeros_alone(m: Matrices, seed: int, preset: str, demands: Demands) -> Recipe:
+    """Zeros, and nothing else: what is not zero stays at the bits that it has.
+
+    Raises:
+        InputError: no zeros were asked for.
+    """
+    linears = presets.choices(preset, m.linears, 0.0, demands.uniform())
+    return _recipe(linears, preset, seed, None)
+
+
+def for_size(
+    m: Matrices,
+    size: int,
+    seed: int,
+    survey: Survey | None,
+    preset: str,
+    demands: Demands = NONE,
+) -> Recipe:
     """All tensors in `size` bytes; the other arguments as for `for_bits`.
 
     Raises:
@@ -123,25 +163,59 @@ def for_size(m: Matrices, size: int, seed: int, survey: Survey | None, preset: s
             f"{size:,} bytes do not hold what stays as it is (norms, biases, positions: "
             f"{m.rest:,} bytes): give more"
         )
-    if survey is None:
-        return _recipe(_by_preset(m, room, preset), preset, seed, None)
-    menu = {name: options(survey, name) for name in [*m.outer, *m.linears]}
-    return _recipe(_picked(menu, room), preset, seed, survey)
+    if survey is None or preset != BEST:
+        return _recipe(_by_preset(m, room, preset, demands), preset, seed, survey)
+    outer = {name: options(survey, name) for name in m.outer}
+    linears = {name: options(survey, name, demands) for name in m.linears}
+    return _recipe(_picked({**outer, **linears}, room, m, demands), preset, seed, survey)
 
 
-def options(survey: Survey, name: str) -> list[Candidate]:
+def damage(survey: Survey, recipe: Recipe) -> float:
+    """What a recipe of the solver's is predicted to do, in nats per token."""
+    total = 0.0
+    for name, choice in recipe.tensors.items():
+        row = [*options(survey, name), *_with_zeros(survey, name)]
+        total += min((c.damage for c in row if c.choice == choice), default=0.0)
+    return total
+
+
+def options(survey: Survey, name: str, demands: Demands = NONE) -> list[Candidate]:
     """What a matrix may take, with predicted damage in nats per token.
 
-    Trellises from 3/4 of a bit a weight in eighths to the most that they hold, then integers.
+    Trellises from 3/4 of a bit a weight in eighths to the most that they hold, then integers; with
+    zeros, where the survey has tried any.
     """
+    if demands.everywhere:
+        return _with_zeros(survey, name)
+    return _without_zeros(survey, name) + _with_zeros(survey, name)
+
+
+def _with_zeros(survey: Survey, name: str) -> list[Candidate]:
+    """Trellises with zeros, in steps of a quarter of a bit."""
+    found = []
+    for choice, outlook in survey.zeros.get(name, ()):
+        (out, width), weights = outlook.shape, prod(outlook.shape)
+        nonzeros = outlook.kept * weights
+        flops = 2 * nonzeros + 2 * (choice.rank or 0) * (out + width)
+        least = max(_LEAST, outlook.side_bits + _LEAST_CODE * outlook.kept)
+        most = outlook.side_bits + outlook.kept * rates.MOST / rates.UNIT
+        for i in range(int((most - least) / _ZEROS_STEP) + 1):
+            bits = least + _ZEROS_STEP * i
+            size, lost = bits * weights, survey.damage(name, bits, outlook)
+            found.append(Candidate(choice.with_bits(bits), size, lost, flops, nonzeros))
+    return found
+
+
+def _without_zeros(survey: Survey, name: str) -> list[Candidate]:
     shape = survey.outlooks[name].shape
     weights, least = prod(shape), _least(shape)
     most = max(least, decompose.side_bits(shape) + rates.MOST / rates.UNIT)
     bits = [least + _STEP * i for i in range(int((most - least) / _STEP) + 1)]
-    trellises = [Candidate(_trellis(b), b * weights, survey.damage(name, b)) for b in bits]
+    whole = (2.0 * weights, float(weights))
+    trellises = [Candidate(_trellis(b), b * weights, survey.damage(name, b), *whole) for b in bits]
     integers = presets.integer_candidates(shape, feedback=True, damping=DAMPING, codes=_ABOVE)
     unit = survey.power(name) / weights
-    return trellises + [Candidate(c.choice, c.size, c.damage * unit) for c in integers]
+    return trellises + [Candidate(c.choice, c.size, c.damage * unit, *whole) for c in integers]
 
 
 def _least(shape: tuple[int, int]) -> float:
@@ -149,7 +223,7 @@ def _least(shape: tuple[int, int]) -> float:
     return max(_LEAST, decompose.side_bits(shape) + _LEAST_CODE)
 
 
-def _by_preset(m: Matrices, room: int, preset: str) -> dict[str, Choice]:
+def _by_preset(m: Matrices, room: int, preset: str, demands: Demands) -> dict[str, Choice]:
     """The embedding steps down only when linears would otherwise get less than half of it."""
     for code in _OUTER_BITS:
         outer = {name: _outer(shape, code) for name, shape in m.outer.items()}
@@ -164,11 +238,22 @@ def _by_preset(m: Matrices, room: int, preset: str) -> dict[str, Choice]:
             f"{room // 8:,} bytes do not hold this model's embedding and head, even at "
             f"{_OUTER_BITS[-1]} bits a weight: give more"
         )
-    return {**outer, **presets.choices(preset, m.linears, left / m.weights)}
+    return {**outer, **presets.choices(preset, m.linears, left / m.weights, demands.uniform())}
 
 
-def _picked(menu: Mapping[str, list[Candidate]], room: float) -> dict[str, Choice]:
-    return {name: c.choice for name, c in solve(menu, room).items()}
+def _picked(
+    menu: Mapping[str, list[Candidate]], room: float, m: Matrices, demands: Demands
+) -> dict[str, Choice]:
+    """The choices that do the least damage within `room` bits, and what else is asked for."""
+    limits = {} if demands.everywhere else demands.limits(m.linears, m.heads)
+    if not limits:
+        return {name: c.choice for name, c in solve(menu, room).items()}
+    # an embedding is looked up, and a head keeps all its weights: neither is counted
+    counted = {
+        name: [replace(c, flops=0.0, nonzeros=0.0) for c in row] if name in m.outer else row
+        for name, row in menu.items()
+    }
+    return {name: c.choice for name, c in program(counted, {"size": room, **limits}).items()}
 
 
 def _trellis(bits: float) -> Choice:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sprue.errors import BudgetError, InputError
 from sprue.plan import budget, design, presets
 from sprue.plan import recipe as recipes
+from sprue.plan.demands import NONE, Demands
 from sprue.plan.design import BEST, Matrices
 from sprue.plan.recipe import Recipe
 from sprue.plan.survey import Survey
@@ -16,6 +17,7 @@ from sprue.plan.survey import Survey
 DEFAULT_BITS = 4.0
 _MOST_BITS = 16.0
 _SEEDS = 2**32
+_MEASURED = (BEST, "slim")  # presets that weigh rows by the model's Fisher information
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Goal:
         size: of all tensors, as the user wrote it.
         recipe: how each matrix is to be stored.
         seed: of everything that is random.
+        demands: zeros and FLOPs that are asked for beside.
     """
 
     preset: str
@@ -35,6 +38,7 @@ class Goal:
     size: str | None
     recipe: Recipe | None
     seed: int
+    demands: Demands = NONE
 
     @classmethod
     def stated(
@@ -44,6 +48,7 @@ class Goal:
         size: str | None,
         recipe: str | Path | None,
         seed: int | None,
+        demands: Demands = NONE,
     ) -> Goal:
         """The goal that these arguments of `compress` state; a recipe is read.
 
@@ -54,6 +59,14 @@ class Goal:
         _check_one({"bits": bits, "size": size, "recipe": recipe}, preset)
         if preset is not None:
             presets.known(preset)
+            presets.check_zeros(preset, demands.uniform())
+        if preset in presets.UNCODED and (bits is not None or size is not None):
+            raise InputError(
+                f"what {preset} keeps stays at 16 bits, so that its size follows from the zeros: "
+                "leave --bits and --size out, or take the preset slim"
+            )
+        if recipe is not None and demands:
+            raise InputError("a recipe already says which zeros: leave out what else you ask for")
         if bits is not None and not 0 < bits <= _MOST_BITS:
             raise BudgetError(
                 f"bits per weight must be above 0 and at most {_MOST_BITS:g}, received {bits:g}"
@@ -64,18 +77,18 @@ class Goal:
         drawn = given.seed if given is not None else seed or 0
         if not 0 <= drawn < _SEEDS:
             raise InputError(f"expected a seed of 0 to {_SEEDS - 1}, received {drawn}")
-        return cls(preset or BEST, bits or DEFAULT_BITS, size, given, drawn)
+        return cls(preset or BEST, bits or DEFAULT_BITS, size, given, drawn, demands)
 
     @property
     def measures(self) -> bool:
         """Whether the model is surveyed before it is packed."""
-        return self.preset == BEST if self.recipe is None else self.recipe.importance
+        return self.preset in _MEASURED if self.recipe is None else self.recipe.importance
 
     @property
     def trellis(self) -> bool:
         """Whether matrices are coded on the trellis, which takes longest."""
         if self.recipe is None:
-            return self.preset in (BEST, "caldera")
+            return self.preset in (BEST, "caldera", "slim")
         return any(choice.grid == "trellis" for choice in self.recipe.tensors.values())
 
     def limit(self, original: int) -> int | None:
@@ -102,10 +115,13 @@ class Goal:
         if self.recipe is not None:
             recipes.check(self.recipe, {**m.outer, **m.linears})
             return self.recipe
-        found = survey if self.preset == BEST else None
+        if self.preset in presets.UNCODED:
+            return design.with_zeros_alone(m, self.seed, self.preset, self.demands)
+        found = survey if self.preset in _MEASURED else None
+        rest = self.seed, found, self.preset, self.demands
         if limit is not None:
-            return design.for_size(m, limit, self.seed, found, self.preset)
-        return design.for_bits(m, self.bits, self.seed, found, self.preset)
+            return design.for_size(m, limit, *rest)
+        return design.for_bits(m, self.bits, *rest)
 
     def check(self, m: Matrices, limit: int | None) -> None:
         """Refuse, before any work, what is known to be impossible without a survey.
@@ -117,6 +133,7 @@ class Goal:
             self.plan(m, limit, None)
         else:
             design.check(m, self.bits if limit is None else None, limit)
+            self.demands.limits(m.linears, m.heads)
 
 
 def _check_one(budgets: Mapping[str, object], preset: str | None) -> None:

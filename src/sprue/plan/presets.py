@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from math import exp, floor, prod
 from statistics import NormalDist
+from typing import Literal
 
 from sprue.errors import BudgetError, InputError
 from sprue.plan.solve import Candidate, solve
-from sprue.weights import decompose, factors
+from sprue.weights import decompose, factors, patterns
 from sprue.weights.choice import Choice
 from sprue.weights.grids import integer
 
@@ -21,29 +23,77 @@ _CODES = range(2, 9)
 _LEAST_CODE = 0.5  # bits a weight of the trellis' own stream, below which it has no rate to give
 _EULER = 0.5772156649
 _SVD_FACTOR_BITS = 8
+_SLIM_DAMPING = 0.001
 _CALDERA_FACTOR_BITS = 4
 _CALDERA_RANK_SHARE = 16  # the rank is the smaller side over this, as 256 of 4096 in the paper
 
 
-def choices(preset: str, shapes: Shapes, bits: float) -> dict[str, Choice]:
+@dataclass(frozen=True)
+class Zeros:
+    """Zeros that every matrix is to have.
+
+    Attributes:
+        pattern: which go together, as `weights.patterns` names them.
+        sparsity: share of zeros; a pattern of N:M has its own.
+    """
+
+    pattern: str
+    sparsity: float
+
+    def bits(self, shape: Shape) -> float:
+        """Bits a weight that the mask of a matrix takes."""
+        return decompose.mask_bits(shape, patterns.parse(self.pattern))
+
+
+def choices(
+    preset: str, shapes: Shapes, bits: float, zeros: Zeros | None = None
+) -> dict[str, Choice]:
     """How `preset` stores matrices in at most `bits` a weight over all of them, all counted.
 
+    Args:
+        preset: its name.
+        shapes: module name -> (out, in).
+        bits: the budget; presets that keep 16 bits a weight do not ask for it.
+        zeros: which zeros; presets without any take None.
+
     Raises:
-        InputError: an unknown preset.
+        InputError: an unknown preset, or one that needs zeros and got none, or the other way.
         BudgetError: one that cannot be had for so few bits; says which matrix.
     """
-    return dict(zip(shapes, known(preset)(shapes, bits), strict=True))
+    known(preset)
+    check_zeros(preset, zeros)
+    if zeros is not None:
+        return {name: PRUNING[preset](name, shapes[name], bits, zeros) for name in shapes}
+    return dict(zip(shapes, PRESETS[preset](shapes, bits), strict=True))
 
 
-def known(preset: str) -> Callable[[Shapes, float], list[Choice]]:
-    """The preset of this name.
+def known(preset: str) -> None:
+    """Refuse a preset that does not exist.
 
     Raises:
-        InputError: there is none.
+        InputError: it does not.
     """
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}: known are {', '.join(PRESETS)}")
-    return PRESETS[preset]
+    names = (*PRESETS, *PRUNING)
+    if preset not in names:
+        raise InputError(f"unknown preset {preset!r}: known are {', '.join(names)}")
+
+
+def check_zeros(preset: str, zeros: Zeros | None) -> None:
+    """Refuse a preset with zeros that it does not know, or without those that it needs.
+
+    Raises:
+        InputError: it is so.
+    """
+    if preset in PRUNING and zeros is None:
+        raise InputError(
+            f"the preset {preset} makes zeros: say how many (--sparsity 50%) or in which pattern "
+            "(--pattern 2:4)"
+        )
+    if preset in PRESETS and zeros is not None:
+        raise InputError(
+            f"the preset {preset} makes no zeros: take one of {', '.join(PRUNING)}, or leave the "
+            "preset out"
+        )
 
 
 def integer_candidates(
@@ -140,3 +190,43 @@ PRESETS: Mapping[str, Callable[[Shapes, float], list[Choice]]] = {
     "svd": _each(_svd),
     "caldera": _each(_caldera),
 }
+
+
+def _slim(name: str, shape: Shape, bits: float, zeros: Zeros) -> Choice:
+    least = zeros.bits(shape) + decompose.side_bits(shape) + (1 - zeros.sparsity) * _LEAST_CODE
+    if bits < least:
+        raise BudgetError(
+            f"{name} ({shape[0]} x {shape[1]}) takes at least {least:.3f} bits a weight, its mask "
+            f"included; {bits:g} were given: give more"
+        )
+    return Choice(
+        *("trellis", bits),
+        rank=None,
+        factor_bits=None,
+        damping=_SLIM_DAMPING,
+        pattern=zeros.pattern,
+        sparsity=zeros.sparsity,
+    )
+
+
+def _plain(how: Literal["joint", "sweep"], feedback: bool) -> Callable[..., Choice]:
+    """The preset that keeps what stays at the model's own 16 bits."""
+
+    def one(name: str, shape: Shape, bits: float, zeros: Zeros) -> Choice:
+        return Choice(
+            *("raw", 16),
+            feedback=feedback,
+            pattern=zeros.pattern,
+            sparsity=zeros.sparsity,
+            zeros=how,
+        )
+
+    return one
+
+
+PRUNING: Mapping[str, Callable[[str, Shape, float, Zeros], Choice]] = {
+    "wanda": _plain("sweep", feedback=False),
+    "sparsegpt": _plain("sweep", feedback=True),
+    "slim": _slim,
+}
+UNCODED = ("wanda", "sparsegpt")  # presets whose size follows from their zeros

@@ -3,8 +3,8 @@
 This is the multiple-choice knapsack problem. Its Lagrangian bound is nearly tight when many
 matrices share a budget, so dynamic programming over the few candidates that the bound cannot rule
 out (Dyer, Riha and Walker 1995; Pisinger 1995) is exact within a second or two. A general
-mixed-integer solver (HiGHS) took minutes on 500 matrices with 45 candidates each, and wrote to
-standard output.
+mixed-integer solver (HiGHS) asked for the exact optimum took minutes on 500 matrices with 45
+candidates each; `program` asks it for one within 0.01%, where there is more than one budget.
 """
 
 from __future__ import annotations
@@ -35,11 +35,19 @@ class Candidate:
         choice: which.
         size: bits of everything stored.
         damage: predicted, in any unit that adds up over matrices.
+        flops: floating-point operations for a token.
+        nonzeros: weights that are not zero.
     """
 
     choice: Choice
     size: float
     damage: float
+    flops: float = 0.0
+    nonzeros: float = 0.0
+
+    def cost(self, what: str) -> float:
+        """Its size, FLOPs or nonzeros ("size", "FLOPs", "nonzeros")."""
+        return {"size": self.size, "FLOPs": self.flops, "nonzeros": self.nonzeros}[what]
 
 
 def solve(options: Mapping[str, Sequence[Candidate]], budget: float) -> dict[str, Candidate]:

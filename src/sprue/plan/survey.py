@@ -7,9 +7,9 @@ coding it at any rate will do, in nats per token, and so how a budget is best sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from sprue.errors import InputError
 from sprue.models import Stream
 from sprue.models.fisher import Fisher, fisher
 from sprue.plan.blame import blamed
+from sprue.plan.demands import DAMPING, Demands
 from sprue.plan.moments import Moment
 from sprue.plan.room import tidy
-from sprue.weights.outlook import Outlook, outlook
-
-DAMPING = 0.001
+from sprue.weights.choice import Choice
+from sprue.weights.outlook import Outlook, outlook, with_zeros
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,48 @@ class Survey:
         outlooks: module name -> predicted damage by rate, for block linears, embedding and head.
         importance: module name -> float64 [out], what a squared error of each output row costs.
         moments: second moments that no block gives: of what multiplies the embedding and the head.
+        zeros: module name -> (choice of zeros, predicted damage by rate), for block linears, where
+            they may have zeros.
+        sensitivity: module name -> measured damage over the predicted; 1 where none was measured.
     """
 
     outlooks: Mapping[str, Outlook]
     importance: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
+    zeros: Mapping[str, Sequence[tuple[Choice, Outlook]]] = field(default_factory=dict)
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
 
-    def damage(self, name: str, bits: float) -> float:
-        """Predicted KL of the original from the result, nats per token, for this matrix alone."""
-        return 0.5 * self.outlooks[name].damage(bits)
+    def damage(self, name: str, bits: float, outlook: Outlook | None = None) -> float:
+        """Predicted KL of the original from the result, nats per token, for this matrix alone.
+
+        Args:
+            name: of the module.
+            bits: a weight, everything stored counted.
+            outlook: with zeros; None: without.
+        """
+        o = self.outlooks[name] if outlook is None else outlook
+        return 0.5 * self.sensitivity.get(name, 1.0) * o.damage(bits)
 
     def power(self, name: str) -> float:
         """The same for an error that is in every column, after feedback, as large as the column."""
         o = self.outlooks[name]
-        return 0.5 * o.scale * float((o.spread.variance * o.spread.cost).sum())
+        whole = o.scale * float((o.spread.variance * o.spread.cost).sum())
+        return 0.5 * self.sensitivity.get(name, 1.0) * whole
 
 
-def survey(stream: Stream, *, seed: int, progress: Callable[[int], None] | None = None) -> Survey:
+def survey(
+    stream: Stream,
+    *,
+    seed: int,
+    demands: Demands | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Survey:
     """Measure the model of `stream` on its windows.
 
     Args:
         stream: the original, on a few windows.
         seed: of the labels that the Fisher information draws.
+        demands: the zeros that linears may have; None: none.
         progress: called with the number of blocks done so far, up to three times their number.
 
     Raises:
@@ -63,18 +83,22 @@ def survey(stream: Stream, *, seed: int, progress: Callable[[int], None] | None 
     report = progress or (lambda done: None)
     found = fisher(stream, seed=seed, progress=report)
     outlooks: dict[str, Outlook] = {}
+    zeros: dict[str, list[tuple[Choice, Outlook]]] = {}
     hidden = stream.embed()
     for i in range(stream.blocks):
-        outlooks |= _block(stream, i, hidden, found)
+        for name, (plain, others) in _block(stream, i, hidden, found, demands, seed).items():
+            outlooks[name], zeros[name] = plain, others
         report(2 * stream.blocks + i + 1)
     importance, moments = _outer(stream, hidden, found)
     for name, H in moments.items():
         outlooks[name] = _outlook(stream, name, H, importance[name])
-    return Survey(outlooks, {**found.rows, **importance}, moments)
+    return Survey(outlooks, {**found.rows, **importance}, moments, zeros)
 
 
-def _block(stream: Stream, i: int, hidden: Tensor, found: Fisher) -> dict[str, Outlook]:
-    """The outlooks of block i; `hidden` is advanced through it."""
+def _block(
+    stream: Stream, i: int, hidden: Tensor, found: Fisher, demands: Demands | None, seed: int
+) -> dict[str, tuple[Outlook, list[tuple[Choice, Outlook]]]]:
+    """The outlooks of block i, without and with zeros; `hidden` is advanced through it."""
     family = stream.source.family
     groups, prefix = family.groups(stream.source.config), family.block(i)
     moments = {group.linears[0]: Moment() for group in groups}
@@ -83,7 +107,11 @@ def _block(stream: Stream, i: int, hidden: Tensor, found: Fisher) -> dict[str, O
     for group in groups:
         H = moments.pop(group.linears[0]).mean()
         for name in (f"{prefix}.{local}" for local in group.linears):
-            outlooks[name] = _outlook(stream, name, H, found.rows[name])
+            plain = _outlook(stream, name, H, found.rows[name])
+            menu = demands.menu(plain.shape) if demands else []
+            with blamed(name):
+                more = with_zeros(stream.source.weight(name), H, found.rows[name], menu, seed)
+            outlooks[name] = plain, list(zip(menu, more, strict=True))
     return outlooks
 
 

@@ -273,9 +273,7 @@ def _integers_part(
     )
 
 
-def _beside_zeros(
-    p: Problem, U: Tensor, choice: Choice, seed: int
-) -> tuple[Tensor, Tensor, int]:
+def _beside_zeros(p: Problem, U: Tensor, choice: Choice, seed: int) -> tuple[Tensor, Tensor, int]:
     """(L, R, bits of their codes) to begin with, of the stated rank or of that which pays best.
 
     Ranks are compared on a sample of rows: what a mask breaks beside each, and what coding what
@@ -291,41 +289,90 @@ def _beside_zeros(
     if not ranks:
         return *none, width
     L, R = _sketch(p, U, max(ranks), seed)
-    some = slice(None, None, max(1, len(p.W) // _FEW))
     costs = rates.spread(np.ones(len(U)), U.numpy())
     best, found = float("inf"), 0
     for rank in (0, *ranks):
-        residual = p.W[some] - _stored(L[some, :rank], R[:rank], width)
-        left = choice.bits - factors_bits(p.W.shape, rank, width)
-        seen = replace(p, W=residual, importance=p.importance[some])
-        now = damage_with_zeros(seen, costs, choice, left, tuple(p.W.shape))
+        part = _sample(p, costs, choice, (L[:, :rank], R[:rank], width))
+        code = choice.bits - side_bits(p.W.shape) - part.beside
+        if code <= 0:
+            break
+        rows = part.importance * np.exp2(2 * part.row / trellis.ROW_OCTAVE)
+        coded = rates.damage(part.spread, rates.level_for(part.spread, code))
+        evened = rates.unevenness(rows, np.array(code / part.kept))
+        now = part.broken + float(rows.sum() * evened) * coded
         if now >= best:
             break
         best, found = now, rank
     return L[:, :found], R[:found], width
 
 
-def damage_with_zeros(
-    p: Problem, costs: rates.Spread, choice: Choice, bits: float, shape: tuple[int, ...]
-) -> float:
-    """Predicted weighted error of p.W under zeros found for it and a trellis of so many bits.
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a matrix with zeros found for them.
+
+    Attributes:
+        importance: float64 [rows].
+        row: int32 [rows], exponents of the row steps.
+        spread: what decides the column rates.
+        broken: weighted error that the zeros make.
+        kept: share that is not zero.
+        beside: bits a weight that the whole matrix' mask and factors take.
+        times: what the whole matrix weighs over what these rows do.
+    """
+
+    importance: NDArray[np.float64]
+    row: NDArray[np.int32]
+    spread: rates.Spread
+    broken: float
+    kept: float
+    beside: float
+    times: float
+
+
+def pruned_sample(p: Problem, U: Tensor, choice: Choice, seed: int) -> Sample:
+    """What zeros do beside factors of the stated rank, found on some of the rows.
 
     Args:
-        p: some rows of the matrix.
-        costs: of its columns.
-        choice: pattern and sparsity.
-        bits: for codes, mask and side information.
-        shape: of the whole matrix.
+        p: the whole matrix.
+        U: float32 [in, in], its feedback factor.
+        choice: pattern, sparsity, rank, bits of the factors.
+        seed: of the sketch.
     """
+    width, rank = choice.factor_bits or _BESIDE_ZEROS, min(choice.rank or 0, *p.W.shape)
+    L, R = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
+    if rank:
+        L, R = _sketch(p, U, rank, seed)
+    return _sample(p, rates.spread(np.ones(len(U)), U.numpy()), choice, (L, R, width))
+
+
+def _sample(
+    p: Problem, costs: rates.Spread, choice: Choice, beside: tuple[Tensor, Tensor, int]
+) -> Sample:
+    L, R, width = beside
+    some = slice(None, None, max(1, len(p.W) // _FEW))
+    W, g = p.W[some] - _stored(L[some], R, width), p.importance[some]
     pattern = patterns.parse(choice.pattern or "")
-    pruned, _ = zeros.jointly(_task(p, pattern, choice.sparsity), choice.mask_steps)
-    D = p.W - pruned.V
-    weight = torch.from_numpy(p.importance).to(torch.float32)
-    broken = float((((D @ p.H) * D).sum(1) * weight).sum(dtype=torch.float64))
-    out, width = shape
-    code = bits - side_bits((out, width)) - mask_bits((out, width), pattern)
-    q = replace(p, W=pruned.V, mask=pruned.mask)
-    return broken + len(p.W) * _predicted(q, costs, pruned.V, code)
+    seen = replace(p, W=W, importance=g)
+    pruned, _ = zeros.jointly(_task(seen, pattern, choice.sparsity), choice.mask_steps)
+    q = replace(seen, W=pruned.V, mask=pruned.mask)
+    row = row_steps(q.W, q.mask)
+    shape = (len(p.W), p.W.shape[1])
+    whole = _energy(p.W, p.H, p.importance)
+    return Sample(
+        g,
+        row,
+        _spread_over(q, costs, row),
+        _energy(W - pruned.V, p.H, g),
+        1 - patterns.zeros_of(pattern, choice.sparsity, shape[1]),
+        mask_bits(shape, pattern) + factors_bits(shape, len(R), width),
+        whole / max(_energy(p.W[some], p.H, g), _TINY) if whole else 1.0,
+    )
+
+
+def _energy(W: Tensor, H: Tensor, importance: NDArray[np.float64]) -> float:
+    """tr(G W H W^T)."""
+    rows = torch.cat([((part @ H) * part).sum(1).to(torch.float64) for part in _parted(W)])
+    return float(rows @ torch.from_numpy(importance))
 
 
 def _factors_alone(

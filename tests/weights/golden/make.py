@@ -40,6 +40,15 @@ CHOICES = {
     "best 2.5": Choice("trellis", 2.5, rank=None, factor_bits=None),
     "best 4": Choice("trellis", 4.0, rank=None, factor_bits=None),
     "raw": Choice("raw"),
+    "wanda": Choice("raw", feedback=False, pattern="unstructured", sparsity=0.5),
+    "sparsegpt": Choice("raw", pattern="unstructured", sparsity=0.5, zeros="sweep"),
+    "sparsegpt 2:4": Choice("raw", pattern="2:4", zeros="sweep"),
+    "jointly": Choice("raw", pattern="unstructured", sparsity=0.5),
+    "jointly 2:4": Choice("raw", pattern="2:4"),
+    "jointly 2:4, gptq 4": Choice("int", 4, pattern="2:4"),
+    "sweep 2:4, gptq 4": Choice("int", 4, pattern="2:4", zeros="sweep"),
+    "slim 3, 50%": Choice("trellis", 3.0, rank=4, pattern="unstructured", sparsity=0.5),
+    "slim 3, 2:4": Choice("trellis", 3.0, rank=None, factor_bits=None, pattern="2:4"),
 }
 
 
@@ -74,7 +83,13 @@ def stored() -> dict[str, packed.Packed]:
         "factors": Choice("none", rank=3, factor_bits=16),
         "raw": Choice("raw"),
     }
+    zeros = {
+        "masked": Choice("raw", pattern="5:10"),
+        "masked_int": Choice("int", 4, group_size=8, pattern="4x4", sparsity=0.5, rank=2),
+        "trellis_masked": Choice("trellis", 3, pattern="2:4", state_bits=10),
+    }
     cases = {n: decompose(W, H, c, 7, importance) for n, c in choices.items()}
+    cases |= {n: decompose(W[:12], H, c, 7) for n, c in zeros.items()}
     segments = decompose(tall, torch.eye(4), Choice("trellis", 2.5), 7)
     return {**cases, "trellis_segments": segments}
 

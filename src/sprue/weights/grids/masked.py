@@ -86,7 +86,7 @@ def rows(meta: Meta, tensors: Tensors, ids: Tensor) -> Tensor:
 
 
 def _blocks(meta: Meta, tensors: Tensors) -> Iterator[tuple[int, Tensor]]:
-    """(first row, rows as float32) in order: where a row's values begin follows from those before."""
+    """(first row, rows as float32) in order: a row's values begin where those before end."""
     out, width = meta["shape"]
     mask = patterns.unpack(meta["mask"], tensors["mask"], (out, width))
     at, total = 0, meta["mask"]["kept"]

@@ -14,12 +14,11 @@ stand L zeros, the state that its first path starts from.
 
 Stored: `codes` uint8 (the stream, between 4 and 8 bytes of zeros), and small integers, packed:
 `rate`, `column` (of each segment, in 1/8 octaves) and `row` (1/4 octaves). Where a `mask` says that
-weights are zero (`patterns`), a column's path runs along the rows that it keeps, and t counts those.
+weights are zero (`patterns`), a column's path runs along the rows that it keeps: t counts those.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
