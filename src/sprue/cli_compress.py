@@ -72,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=cli_common.at_least(2, "a whole number of tokens"),
         help="tokens in a window (default: what the model allows, within reason)",
     )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where this same command was killed or interrupted, and refuse to begin anew "
+        "(without it: go on where that can be, else begin)",
+    )
     cli_common.add_common(parser, seed=None)
     add("--json", action="store_true", help="print the report as JSON")
 
@@ -121,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         windows=args.windows,
         context=args.context,
+        resume=args.resume,
         progress=not args.quiet,
     )
     cli_common.show(report.as_dict() if args.json else report.table())

@@ -10,25 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sprue import models
 from sprue.errors import BudgetError
-from sprue.models import Source, Stream, Writer
-from sprue.plan import artifact, calibration, design
+from sprue.models import Writer
+from sprue.plan import artifact
+from sprue.plan.calibration import Calibration
 from sprue.plan.checkpoint import Checkpoint, key_of
 from sprue.plan.demands import Demands
-from sprue.plan.forecast import Forecast, forecast
+from sprue.plan.forecast import Forecast
 from sprue.plan.goal import Goal
+from sprue.plan.job import Job
 from sprue.plan.recipe import Recipe
-from sprue.plan.room import RESIDENT, batch_of
-from sprue.plan.survey import Survey, survey
+from sprue.plan.survey import Survey
 from sprue.plan.walk import Walk
 
 DEFAULT_WINDOWS = 128
-_SURVEYED = 32  # windows that the survey runs
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ def compress(
     device: str = "cpu",
     windows: int = DEFAULT_WINDOWS,
     context: int | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> CompressReport:
     """Write a smaller `model` into the new folder `out`.
@@ -108,6 +107,8 @@ def compress(
         device: where blocks run ("cpu", "cuda").
         windows: at most so many calibration windows.
         context: tokens in a window; None: what the model allows, at most 512.
+        resume: go on where this command was stopped, and refuse to begin anew; else it goes on
+            where it can.
         progress: whether to show forecast and progress on standard error.
 
     Raises:
@@ -116,36 +117,58 @@ def compress(
         ResourceError: less memory or disk than the work takes.
     """
     goal = Goal.stated(preset, bits, size, recipe, seed, Demands(sparsity, pattern, flops))
-    models.check_device(device)
-    source = models.open(model)
-    parts, limit = design.matrices(source), goal.limit(source.nbytes)
-    goal.check(parts, limit)
+    job = Job.opened(model, goal, device)
     with Writer(Path(out)) as writer, _interruptible(writer):
-        texts = calibration.read(source, calibrate, windows, context, goal.seed)
-        result = limit or source.nbytes
-        ahead = forecast(source, parts, texts.ids.shape, result, goal.measures, goal.trellis)
+        texts = job.texts(calibrate, windows, context)
+        ahead = job.forecast(texts.ids)
         _announce(ahead, writer.out.parent, progress)
-        with _bar(source, goal.measures, progress) as advance:
-            checkpoint = Checkpoint(writer, key_of(source, goal, texts.ids, device))
+        with bar(job, progress) as advance:
+            checkpoint = Checkpoint(writer, key_of(job.source, goal, texts.ids, device), resume)
             if checkpoint.resumed and progress:
-                print(checkpoint.line(source.blocks), file=sys.stderr)
-            plan, found = _plan(source, texts.ids, goal, parts, limit, device, checkpoint, advance)
-            walk = Walk(
-                source,
-                texts.ids,
-                plan,
-                writer,
-                found,
-                exact=goal.recipe is not None,
-                device=device,
-                checkpoint=checkpoint,
-                progress=advance,
-            )
-            records = walk.run()
-        _check_size(writer.nbytes, limit)
-        done = replace(plan, tensors={name: r.choice for name, r in records.items()})
-        told = artifact.finish(writer, source, done, records, texts.as_dict())
+                print(checkpoint.line(job.source.blocks), file=sys.stderr)
+            plan, found = _plan(job, texts.ids, checkpoint, advance)
+            told = carry_out(job, plan, found, texts, writer, checkpoint, advance)
     return CompressReport(Path(out), told, ahead)
+
+
+def carry_out(
+    job: Job,
+    plan: Recipe,
+    found: Survey | None,
+    texts: Calibration,
+    writer: Writer,
+    checkpoint: Checkpoint | None,
+    advance: Callable[[], None],
+) -> dict[str, Any]:
+    """Write the artifact of a recipe, whereupon its folder appears; the content of sprue.json.
+
+    Args:
+        job: the model.
+        plan: what to do to it.
+        found: what was measured, where the recipe weighs by it.
+        texts: to calibrate on.
+        writer: where it goes.
+        checkpoint: where an earlier run stopped, if it can be resumed.
+        advance: called at every step.
+
+    Raises:
+        BudgetError: it came out larger than the job allows.
+    """
+    walk = Walk(
+        job.source,
+        texts.ids,
+        plan,
+        writer,
+        found,
+        exact=job.goal.recipe is not None,
+        device=job.device,
+        checkpoint=checkpoint,
+        progress=advance,
+    )
+    records = walk.run()
+    _check_size(writer.nbytes, job.limit)
+    done = replace(plan, tensors={name: r.choice for name, r in records.items()})
+    return artifact.finish(writer, job.source, done, records, texts.as_dict())
 
 
 def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
@@ -166,38 +189,18 @@ def _interruptible(writer: Writer) -> Iterator[None]:
 
 
 def _plan(
-    source: Source,
-    ids: Tensor,
-    goal: Goal,
-    parts: design.Matrices,
-    limit: int | None,
-    device: str,
-    checkpoint: Checkpoint,
-    advance: Callable[[], None],
+    job: Job, ids: Tensor, checkpoint: Checkpoint, advance: Callable[[], None]
 ) -> tuple[Recipe, Survey | None]:
     """The recipe, and what was measured for it, unless an earlier run has got them."""
     saved = checkpoint.plan()
     if saved is not None:
-        for _ in range(3 * source.blocks if goal.measures else 0):
+        for _ in range(job.measuring):
             advance()
         return saved
-    found = _survey(source, ids, goal, device, advance)
-    plan = goal.plan(parts, limit, found)
+    job.rehearse(ids)
+    plan, found = job.plan(ids, advance)
     checkpoint.planned(plan, found)
     return plan, found
-
-
-def _survey(
-    source: Source, ids: Tensor, goal: Goal, device: str, advance: Callable[[], None]
-) -> Survey | None:
-    """Survey evenly spaced windows, so that every text takes part."""
-    if not goal.measures:
-        return None
-    some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _SURVEYED)).long()]
-    batch = batch_of(ids.shape[1])
-    stream = Stream(source, some, batch, device, resident=RESIDENT)
-    demands = goal.demands if goal.preset == design.BEST else None
-    return survey(stream, seed=goal.seed, demands=demands, progress=lambda _: advance())
 
 
 def _check_size(taken: int, limit: int | None) -> None:
@@ -209,14 +212,12 @@ def _check_size(taken: int, limit: int | None) -> None:
 
 
 @contextmanager
-def _bar(source: Source, surveyed: bool, progress: bool) -> Iterator[Callable[[], None]]:
+def bar(job: Job, progress: bool) -> Iterator[Callable[[], None]]:
     """Progress with the time left on standard error; silent where that is no terminal."""
-    groups = len(source.family.groups(source.config))
-    steps = source.blocks * (groups + (3 if surveyed else 0)) + 1
     quiet = not progress or not sys.stderr.isatty()
-    with tqdm(total=steps, desc="compress", unit="step", disable=quiet) as bar:
-        yield partial(_step, bar)
+    with tqdm(total=job.steps, desc="compress", unit="step", disable=quiet) as shown:
+        yield partial(_step, shown)
 
 
-def _step(bar: tqdm[NoReturn]) -> None:
-    bar.update()
+def _step(shown: tqdm[NoReturn]) -> None:
+    shown.update()

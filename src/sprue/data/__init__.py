@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sprue.data.text import Document, fingerprint, read, windows
+from sprue.data.text import Document, fingerprint, read, split, windows
 
-__all__ = ["Document", "fingerprint", "read", "windows"]
+__all__ = ["Document", "fingerprint", "read", "split", "windows"]

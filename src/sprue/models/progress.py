@@ -48,6 +48,14 @@ class Progress:
         self._arrays = arrays
         return dict(content["content"])
 
+    def key(self) -> str | None:
+        """The "key" of what `commit` stored last, whether or not its arrays are whole."""
+        try:
+            text = (self._folder / _STATE).read_text(encoding="utf-8")
+            return str(json.loads(text)["content"]["key"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
     def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write an array file; it counts from the next `commit` on."""
         self._folder.mkdir(exist_ok=True)

@@ -75,6 +75,11 @@ class Writer:
         """Whether the same command would go on from a state that was saved."""
         return self._saved
 
+    @property
+    def saved_key(self) -> str | None:
+        """Under which key an earlier run saved a state; None: it saved none."""
+        return self._progress.key()
+
     def resume(self, key: str) -> dict[str, Any] | None:
         """The state that a run under the same `key` saved before it stopped; None: none.
 

@@ -25,10 +25,12 @@ class Calibration:
     Attributes:
         ids: token ids, int64 [windows, context].
         paths: the files that they come from.
+        held: documents, or parts of them, that were left out of the windows.
     """
 
     ids: Tensor
     paths: tuple[Path, ...]
+    held: tuple[data.Document, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """What sprue.json says of it."""
@@ -41,7 +43,12 @@ class Calibration:
 
 
 def read(
-    source: Source, paths: Sequence[str | Path], windows: int, context: int | None, seed: int
+    source: Source,
+    paths: Sequence[str | Path],
+    windows: int,
+    context: int | None,
+    seed: int,
+    held: float = 0.0,
 ) -> Calibration:
     """Sample windows of the files, of every file its share.
 
@@ -50,7 +57,8 @@ def read(
         paths: the files; none: the embedded text, with a SprueWarning.
         windows: at most so many.
         context: tokens in a window; None: what the model allows, at most 512.
-        seed: of the sample.
+        seed: of the sample, and of what is held.
+        held: share of every file that is left out, to measure with.
 
     Raises:
         InputError: text or a tokenizer that cannot be used, or a context that is too long.
@@ -61,9 +69,10 @@ def read(
         raise InputError(
             f"the model takes at most {limit} tokens, a context of {context} was given"
         )
-    documents = data.read(files)
+    documents, rest = data.split(data.read(files), held, seed)
     size = context or min(limit, _LONGEST)
-    return Calibration(data.windows(tokenizer(source), documents, size, windows, seed), files)
+    ids = data.windows(tokenizer(source), documents, size, windows, seed)
+    return Calibration(ids, files, tuple(rest))
 
 
 def tokenizer(source: Source) -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sprue import __version__
+from sprue.errors import InputError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import recipe as recipes
 from sprue.plan.goal import Goal
@@ -27,7 +28,7 @@ from sprue.plan.room import RESIDENT
 from sprue.plan.survey import Survey
 from sprue.weights.choice import Choice
 
-INTERVAL = 60.0  # seconds of work that may be lost
+OVERHEAD = 0.05  # share of the time that saving may take
 _SURVEY = "survey"
 
 
@@ -37,16 +38,22 @@ class Checkpoint:
     Args:
         writer: holds shards and state.
         key: of the command and all it reads; a state under another key is not taken up.
+        required: whether there must be a state of this key.
 
     Attributes:
         block: the block that comes next; 0 where nothing was saved.
         resumed: whether an earlier run saved its plan, at least.
+
+    Raises:
+        InputError: a state is required, and there is none, or one of another command.
     """
 
-    def __init__(self, writer: Writer, key: str) -> None:
+    def __init__(self, writer: Writer, key: str, required: bool = False) -> None:
         self._writer = writer
+        if required:
+            _check_same(writer, key)
         self._state: dict[str, Any] = writer.resume(key) or {}
-        self._saved = time.monotonic()
+        self._saved, self._took = time.monotonic(), 0.0
         self._files: list[str] = list(self._state.get("activations", []))
         self.block = int(self._state.get("next", 0))
         self.resumed = "recipe" in self._state
@@ -76,8 +83,7 @@ class Checkpoint:
             given = {f"importance/{n}": t for n, t in survey.importance.items()}
             given |= {f"moments/{n}": t for n, t in survey.moments.items()}
             self._writer.keep(_SURVEY, given)
-        if self._due():
-            self._save()
+        self._save(time.monotonic())
 
     def records(self) -> dict[str, Record]:
         """What came of every matrix before `block`."""
@@ -114,9 +120,10 @@ class Checkpoint:
         hidden: Tensor,
         original: Tensor | None,
     ) -> None:
-        """All blocks before `block` are written; saves that where the last time is long ago."""
+        """All blocks before `block` are written; saves that, unless saving takes long."""
         if not self._due():
             return
+        since = time.monotonic()
         old, self._files = self._files, []
         for number, part in enumerate(_parts(hidden)):
             name = f"block{block:05d}-{number:05d}"
@@ -135,29 +142,49 @@ class Checkpoint:
             "records": {n: {**asdict(r), "choice": asdict(r.choice)} for n, r in records.items()},
             "activations": self._files,
         }
-        self._save()
+        self._save(since)
 
     def _due(self) -> bool:
-        return time.monotonic() - self._saved >= INTERVAL
+        return time.monotonic() - self._saved >= self._took / OVERHEAD
 
-    def _save(self) -> None:
+    def _save(self, since: float) -> None:
         self._writer.save(self._state)
         self._saved = time.monotonic()
+        self._took = self._saved - since
 
 
 def key_of(source: Source, goal: Goal, ids: Tensor, device: str) -> str:
-    """A name for everything that decides the bytes of a result, sha256 hex."""
+    """A name for everything that decides the bytes of a result: what -> sha256, as JSON."""
     told = asdict(goal) | {"recipe": None if goal.recipe is None else goal.recipe.as_dict()}
+    text = hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest()
     parts = {
-        "versions": [__version__, torch.__version__],
-        "source": source.fingerprint(),
-        "config": source.raw,
-        "goal": told,
-        "ids": hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest(),
-        "shape": list(ids.shape),
-        "device": torch.device(device).type,
+        "the versions of sprue and torch": [__version__, torch.__version__],
+        "the model": [source.fingerprint(), source.raw],
+        "the budget, recipe or seed": told,
+        "the calibration text": [text, list(ids.shape)],
+        "the device": torch.device(device).type,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    digests = {
+        name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+        for name, part in parts.items()
+    }
+    return json.dumps(digests, sort_keys=True)
+
+
+def _check_same(writer: Writer, key: str) -> None:
+    saved = writer.saved_key
+    if saved is None:
+        raise InputError(
+            f"there is no unfinished work for {writer.out} to resume: leave --resume out to begin"
+        )
+    if saved == key:
+        return
+    old, new = json.loads(saved), json.loads(key)
+    other = [name for name in new if old.get(name) != new[name]]
+    raise InputError(
+        f"the unfinished work for {writer.out} is of another command: {' and '.join(other)} "
+        "differ; give the same again, or leave --resume out to begin anew"
+    )
 
 
 def _parts(hidden: Tensor) -> list[slice]:

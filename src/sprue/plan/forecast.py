@@ -15,7 +15,7 @@ import torch
 
 from sprue.errors import ResourceError
 from sprue.models import Source
-from sprue.plan.checkpoint import INTERVAL
+from sprue.plan import context as compressed
 from sprue.plan.design import Matrices
 from sprue.plan.room import RESIDENT, batch_of
 from sprue.weights.choice import Choice
@@ -77,7 +77,13 @@ class Forecast:
 
 
 def forecast(
-    source: Source, m: Matrices, ids: Sequence[int], result: int, surveyed: bool, trellis: bool
+    source: Source,
+    m: Matrices,
+    ids: Sequence[int],
+    result: int,
+    surveyed: bool,
+    trellis: bool,
+    refined: bool = False,
 ) -> Forecast:
     """What compressing `source` will take.
 
@@ -88,6 +94,7 @@ def forecast(
         result: bytes of the result, at most.
         surveyed: whether the model is surveyed first.
         trellis: whether matrices are coded on the trellis, which takes longest.
+        refined: whether damage is measured in the compressed context too.
     """
     windows, context = ids
     width = int(source.config.hidden_size)
@@ -108,16 +115,19 @@ def forecast(
     kept = 2 * activations if activations > RESIDENT else 0
     saved = 4 * min(windows, 32) * context * width * source.blocks if surveyed else 0
     kept += saved if saved > RESIDENT else 0
-    seconds = _seconds(m, windows * context, trellis)
-    if seconds > INTERVAL:  # two streams, while the state saved before is still there
-        kept += 4 * activations
+    extra = 2 * compressed.windows_for(len(m.linears)) * min(context, compressed.TOKENS)
+    others = 4 * len(m.linears) * extra * width if refined else 0
+    kept += others if others > RESIDENT else 0
+    kept += 4 * activations  # two streams saved, while the state saved before is still there
+    again = extra * len(m.linears) // 2 if refined else 0  # each runs through the blocks after it
+    seconds = _seconds(m, windows * context, again, trellis)
     now = psutil.Process().memory_info().rss
     return Forecast(now + added, added, result + kept, seconds)
 
 
-def _seconds(m: Matrices, tokens: int, trellis: bool) -> float:
+def _seconds(m: Matrices, tokens: int, again: int, trellis: bool) -> float:
     weights = sum(prod(s) for s in m.linears.values())
-    flops = 2.0 * weights * tokens * _PASSES
+    flops = 2.0 * weights * (tokens * _PASSES + again)
     flops += sum(2.0 * 4 * width**3 for _, width in m.linears.values())
     coding = (weights + sum(prod(s) for s in m.outer.values())) * _coding_seconds()
     return flops / _flops_per_second() + (coding if trellis else 0.1 * coding)

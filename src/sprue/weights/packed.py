@@ -144,9 +144,10 @@ def flops(meta: Meta) -> int:
     """Floating-point operations of one product with a vector: two for each weight that is not a
     stored zero, and the low-rank part's."""
     out, width = meta["shape"]
-    kept: int = meta["mask"]["kept"] if "mask" in meta else out * width
-    rank: int = meta["low_rank"]["rank"] if "low_rank" in meta else 0
-    return 2 * ((0 if meta["grid"] == "none" else kept) + rank * (out + width))
+    kept = meta["mask"]["kept"] if "mask" in meta else out * width
+    rank = meta["low_rank"]["rank"] if "low_rank" in meta else 0
+    stored = 0 if meta["grid"] == "none" else kept
+    return int(2 * (stored + rank * (out + width)))
 
 
 def empty_tensors(layout: Mapping[str, Any]) -> dict[str, Tensor]:
