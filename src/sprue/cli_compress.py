@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from sprue import cli_common
+from sprue.errors import InputError
 
 ABOUT = """\
 Make a smaller model. MODEL is a folder in the Hugging Face layout (safetensors) or a
@@ -15,10 +17,13 @@ hub name. DIR becomes an ordinary model folder that transformers loads after
 EXAMPLES = """\
   sprue compress path/to/model --out small
   sprue compress path/to/model --out small --size 30% --calibrate mine.jsonl
-  sprue compress path/to/model --out small --preset gptq --bits 4 --json"""
+  sprue compress path/to/model --out small --preset gptq --bits 4 --json
+  sprue compress path/to/model --out small --sparsity 50% --pattern 2:4 --size 25%
+  sprue compress path/to/model --out small --keep 99% --calibrate mine.jsonl"""
 
 PRESETS = ("rtn", "gptq", "svd", "caldera", "wanda", "sparsegpt", "slim")
 DEFAULT_WINDOWS = 128
+NOT_MET = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +33,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="model folder or hub name")
     add("--out", metavar="DIR", type=Path, required=True, help="folder to make; must not exist")
     budget = parser.add_argument_group("budget, one of").add_mutually_exclusive_group()
+    add_size(budget)
+    budget.add_argument(
+        "--recipe", metavar="FILE", type=Path, help="YAML recipe that says how to store each tensor"
+    )
+    add_demands(parser)
+    group = parser.add_argument_group("quality")
+    group.add_argument(
+        "--keep",
+        metavar="SHARE",
+        type=cli_common.share,
+        help="quality that must be kept, such as 99%%, proven on text that nothing else has seen; "
+        "without a budget: in the smallest result that does. Exits with 1 when it is not met",
+    )
+    group.add_argument(
+        "--data",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="text to prove it with, apart from --calibrate; repeatable (default: three tenths of "
+        "the calibration text, which is then not calibrated on)",
+    )
+    add_ways(parser)
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where this same command was killed or interrupted, and refuse to begin anew "
+        "(without it: go on where that can be, else begin)",
+    )
+    cli_common.add_common(parser, seed=None)
+    add("--json", action="store_true", help="print the report as JSON")
+
+
+def add_size(budget: argparse._MutuallyExclusiveGroup) -> None:
+    """Declare budgets of bits and bytes."""
     budget.add_argument(
         "--bits",
         metavar="B",
@@ -41,10 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bytes of the whole result: a share of the original's (30%%) or bytes "
         "(1964544, 2MB, 1.5GiB)",
     )
-    budget.add_argument(
-        "--recipe", metavar="FILE", type=Path, help="YAML recipe that says how to store each tensor"
-    )
-    add_demands(parser)
+
+
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """Declare preset and calibration."""
+    add = parser.add_argument
     add(
         "--preset",
         choices=PRESETS,
@@ -72,14 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=cli_common.at_least(2, "a whole number of tokens"),
         help="tokens in a window (default: what the model allows, within reason)",
     )
-    add(
-        "--resume",
-        action="store_true",
-        help="go on where this same command was killed or interrupted, and refuse to begin anew "
-        "(without it: go on where that can be, else begin)",
-    )
-    cli_common.add_common(parser, seed=None)
-    add("--json", action="store_true", help="print the report as JSON")
 
 
 def add_demands(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +139,19 @@ def add_demands(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What budgets and ways were stated, as `compress` and `plan` take it."""
+    names = ("preset", "bits", "size", "sparsity", "pattern", "flops", "calibrate", "seed")
+    more = ("device", "windows", "context")
+    return {name: getattr(args, name) for name in (*names, *more)}
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.keep is not None:
+        return _run_to_keep(args)
+    if args.data:
+        raise InputError("--data is what --keep is proven with: add --keep 99%, or leave it out")
     from sprue.compress import compress
     from sprue.plan.room import lean
 
@@ -115,20 +159,29 @@ def run(args: argparse.Namespace) -> int:
     report = compress(
         args.model,
         args.out,
-        preset=args.preset,
-        bits=args.bits,
-        size=args.size,
         recipe=args.recipe,
-        sparsity=args.sparsity,
-        pattern=args.pattern,
-        flops=args.flops,
-        calibrate=args.calibrate,
-        seed=args.seed,
-        device=args.device,
-        windows=args.windows,
-        context=args.context,
         resume=args.resume,
         progress=not args.quiet,
+        **asked(args),
     )
     cli_common.show(report.as_dict() if args.json else report.table())
     return 0
+
+
+def _run_to_keep(args: argparse.Namespace) -> int:
+    from sprue.plan.room import lean
+    from sprue.smallest import compress_to_keep
+
+    lean()
+    report = compress_to_keep(
+        args.model,
+        args.out,
+        args.keep,
+        data=args.data,
+        recipe=args.recipe,
+        resume=args.resume,
+        progress=not args.quiet,
+        **asked(args),
+    )
+    cli_common.show(report.as_dict() if args.json else report.table())
+    return 0 if report.passed else NOT_MET

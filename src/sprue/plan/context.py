@@ -1,11 +1,11 @@
 """What each matrix means to the model once all the others are compressed, measured at the output.
 
 The Fisher information of `survey` takes outputs to be independent of one another and errors to be
-small. So every matrix is compressed as a first pick says, and then, one after the other, each is put
-back, and its error turned around: what its error does is the mean divergence of both signs less the
-divergence without it, in which what it has in common with the other errors cancels. Over what was
-predicted, that is the factor by which predictions for this matrix are off. All of it is one walk
-over the blocks: what follows from a matrix put back travels along as further windows.
+small. So every matrix is compressed as a first pick says, and then, one after the other, each is
+put back, and its error turned around: what its error does is the mean divergence of both signs less
+the divergence without it, in which what it has in common with the other errors cancels. Over what
+was predicted, that is the factor by which predictions for this matrix are off. All of it is one
+walk over the blocks: what follows from a matrix put back travels along as further windows.
 """
 
 from __future__ import annotations

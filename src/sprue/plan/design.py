@@ -53,6 +53,11 @@ class Matrices:
         return 2 * (self.weights + prod(self.head))
 
     @property
+    def total(self) -> int:
+        """Number of weights of all matrices."""
+        return self.weights + sum(prod(shape) for shape in self.outer.values())
+
+    @property
     def weights(self) -> int:
         """Number of weights of the linears."""
         return sum(prod(shape) for shape in self.linears.values())
@@ -177,6 +182,16 @@ def damage(survey: Survey, recipe: Recipe) -> float:
         row = [*options(survey, name), *_with_zeros(survey, name)]
         total += min((c.damage for c in row if c.choice == choice), default=0.0)
     return total
+
+
+def range_of(m: Matrices, survey: Survey, demands: Demands = NONE) -> tuple[int, int]:
+    """The least and the most bytes of all tensors that the solver can be asked for."""
+    rows = [
+        *(options(survey, name) for name in m.outer),
+        *(options(survey, name, demands) for name in m.linears),
+    ]
+    least, most = (sum(pick(c.size for c in row) for row in rows) / 8 for pick in (min, max))
+    return m.rest + ceil(least), m.rest + ceil(most)
 
 
 def options(survey: Survey, name: str, demands: Demands = NONE) -> list[Candidate]:

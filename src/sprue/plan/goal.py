@@ -31,6 +31,7 @@ class Goal:
         recipe: how each matrix is to be stored.
         seed: of everything that is random.
         demands: zeros and FLOPs that are asked for beside.
+        keep: share of the quality that is to be kept; None: not stated.
     """
 
     preset: str
@@ -39,6 +40,7 @@ class Goal:
     recipe: Recipe | None
     seed: int
     demands: Demands = NONE
+    keep: float | None = None
 
     @classmethod
     def stated(
@@ -88,10 +90,12 @@ class Goal:
     def refines(self) -> bool:
         """Whether predictions are put right by what is measured in the compressed context.
 
-        Zeros do more than predictions for small errors say. For bits alone they are right within a
-        sixth of one another, and the shares that follow hardly change.
+        Zeros do more than predictions for small errors say, and a share to keep takes predictions
+        that are right by themselves. Those for bits alone are right within a sixth of one another:
+        the shares that follow would hardly change.
         """
-        return self.recipe is None and self.preset == BEST and bool(self.demands)
+        asked = bool(self.demands) or self.keep is not None
+        return self.recipe is None and self.preset == BEST and asked
 
     @property
     def trellis(self) -> bool:

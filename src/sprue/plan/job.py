@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,10 @@ from sprue.plan.forecast import Forecast, forecast
 from sprue.plan.goal import Goal
 from sprue.plan.recipe import Recipe
 from sprue.plan.room import RESIDENT, batch_of
+from sprue.plan.search import Curve
 from sprue.plan.survey import Survey, survey
 
+_POINTS = 16  # of the predicted curve
 _SURVEYED = 32  # windows that the survey runs
 
 Advance = Callable[[], None]
@@ -123,6 +126,13 @@ class Job:
         short = self._stream(some[:, : context.TOKENS])
         measured = context.Context(short, found, first, advance).sensitivities()
         return replace(found, sensitivity=measured)
+
+    def curve(self, found: Survey) -> Curve:
+        """What the solver predicts at sizes from the least to the most that it knows."""
+        ends = design.range_of(self.parts, found, self.goal.demands)
+        sizes = np.unique(np.geomspace(*ends, _POINTS).round().astype(int)).tolist()
+        plans = [self.goal.plan(self.parts, size, found) for size in sizes]
+        return Curve(sizes, [design.damage(found, made) for made in plans])
 
     def _stream(self, ids: Tensor) -> Stream:
         batch = batch_of(ids.shape[1])

@@ -17,6 +17,7 @@ from sprue.errors import BudgetError
 from sprue.plan.solve import F64, Candidate
 
 _GAP = 1e-4  # of the least damage, below anything that a prediction can tell apart
+_FEASIBLE = 3e-6  # of a limit, which HiGHS keeps to one in a million
 _NODES = 20_000  # a bound on the work that, unlike one on time, gives the same pick every time
 
 
@@ -42,6 +43,8 @@ def program(
                 "is needed; ask for less, or allow other patterns of zeros"
             )
     x = _solved(rows, costs, limits)
+    if x is not None and _exceeds(x, costs, limits):
+        x = _solved(rows, costs, {w: (1 - _FEASIBLE) * limit for w, limit in limits.items()})
     if x is None:
         raise BudgetError(
             f"{' and '.join(limits)} cannot be met together, though each alone could: give more of "
@@ -52,6 +55,16 @@ def program(
         picked[name] = row[int(np.argmax(x[at : at + len(row)]))]
         at += len(row)
     return picked
+
+
+def _exceeds(
+    x: F64, costs: Mapping[str, Sequence[Sequence[float]]], limits: Mapping[str, float]
+) -> bool:
+    """Whether a pick is over a limit by what HiGHS takes for rounding."""
+    return any(
+        float(np.concatenate([np.asarray(row) for row in costs[w]]) @ np.round(x)) > limits[w]
+        for w in limits
+    )
 
 
 def _solved(

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sprue.proof.energy import Energy
+from sprue.proof.form import sentence
 from sprue.proof.intervals import CONFIDENCE, Estimate
-from sprue.proof.quality import Quality
+from sprue.proof.quality import Quality, Verdict
 
 if TYPE_CHECKING:
     from sprue.proof.report import Costs, Report
@@ -36,12 +37,12 @@ def of(report: Report, full: bool = False) -> dict[str, Any]:
         "original": report.original,
         "result": report.result,
         "verdict": _verdict(report),
-        **_figures(report.quality),
+        **of_quality(report.quality),
         "bytes": sizes,
         "bits_per_weight": dict(report.bits_per_weight),
         **_costs(report.costs),
         "files": {
-            name: {**_figures(quality), "windows": len(sample.original)}
+            name: {**of_quality(quality), "windows": len(sample.original)}
             for name, quality, sample in zip(names, report.files, report.samples, strict=True)
         },
         "confidence": CONFIDENCE,
@@ -67,13 +68,17 @@ def verdict(report: Report) -> dict[str, Any]:
 
 
 def _verdict(report: Report) -> dict[str, Any]:
-    verdict = report.verdict
+    return of_verdict(report.verdict, report.quality)
+
+
+def of_verdict(verdict: Verdict, quality: Quality) -> dict[str, Any]:
+    """What was asked for, and whether it was met; None where nothing was."""
     return {
         "passed": verdict.passed if verdict.keep is not None else None,
         "keep": verdict.keep,
         "kept_at_least": verdict.kept_at_least,
         "confidence": verdict.confidence,
-        "statement": report.statement,
+        "statement": sentence(verdict, quality),
     }
 
 
@@ -90,7 +95,8 @@ def _details(report: Report) -> dict[str, Any]:
     return {"windows": windows, "artifact": report.artifact}
 
 
-def _figures(quality: Quality) -> dict[str, Any]:
+def of_quality(quality: Quality) -> dict[str, Any]:
+    """The figures of one file, or of all, with their intervals."""
     return {
         "perplexity": {
             "original": quality.perplexity_original.value,

@@ -169,8 +169,17 @@ def judge(quality: Quality, keep: float | None) -> Verdict:
     Passes when the one-sided 95% lower bound of `kept` reaches the margin: were less kept in truth,
     data like these would let it pass at most once in twenty times.
     """
-    passed = keep is None or quality.kept_at_least >= keep
-    return Verdict(keep, quality.kept_at_least, CONFIDENCE, passed)
+    return _judged(quality.kept_at_least, keep, CONFIDENCE)
+
+
+def judge_at(samples: Sequence[Sample], keep: float, confidence: float) -> Verdict:
+    """The same at another confidence, for one of several looks at the same text."""
+    worse = intervals.mean([s.difference for s in samples])
+    return _judged(math.exp(-worse.at_most(confidence)), keep, confidence)
+
+
+def _judged(least: float, keep: float | None, confidence: float) -> Verdict:
+    return Verdict(keep, least, confidence, keep is None or least >= keep)
 
 
 def _perplexity(strata: Sequence[NDArray[np.float64]]) -> Estimate:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sprue.proof import figures, table
 from sprue.proof.energy import Energy
-from sprue.proof.form import asked, percent
+from sprue.proof.form import sentence
 from sprue.proof.machine import Machine
 from sprue.proof.memory import Memory
 from sprue.proof.page import render
@@ -76,21 +76,7 @@ class Report:
     @property
     def statement(self) -> str:
         """The verdict in one sentence."""
-        keep, least = self.verdict.keep, percent(self.verdict.kept_at_least)
-        if keep is None:
-            return f"At least {least} of the quality was kept, with 95% confidence."
-        if self.passed:
-            return (
-                f"Kept: at least {least} of the quality, with 95% confidence; "
-                f"{asked(keep)} was asked for."
-            )
-        measured = percent(self.quality.kept.value)
-        if self.quality.kept.high < keep:
-            return f"Not kept: {measured} of the quality is left; {asked(keep)} was asked for."
-        return (
-            f"Not proven: {measured} of the quality was measured, and this much text only proves "
-            f"{least} with 95% confidence; {asked(keep)} was asked for."
-        )
+        return sentence(self.verdict, self.quality)
 
     def as_dict(self, full: bool = False) -> dict[str, Any]:
         """Every figure, ready for JSON.
