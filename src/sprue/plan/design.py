@@ -212,7 +212,7 @@ def _with_zeros(survey: Survey, name: str) -> list[Candidate]:
         (out, width), weights = outlook.shape, prod(outlook.shape)
         nonzeros = outlook.kept * weights
         flops = 2 * nonzeros + 2 * (choice.rank or 0) * (out + width)
-        least = max(_LEAST, outlook.side_bits + _LEAST_CODE * outlook.kept)
+        least = max(_LEAST, outlook.side_bits + _LEAST_CODE * outlook.kept + _STEP)
         most = outlook.side_bits + outlook.kept * rates.MOST / rates.UNIT
         for i in range(int((most - least) / _ZEROS_STEP) + 1):
             bits = least + _ZEROS_STEP * i

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sprue import models
+from sprue.errors import BudgetError
 from sprue.models import Source, Stream
 from sprue.plan import calibration, context, design, rehearsal
 from sprue.plan.calibration import Calibration
@@ -128,11 +129,23 @@ class Job:
         return replace(found, sensitivity=measured)
 
     def curve(self, found: Survey) -> Curve:
-        """What the solver predicts at sizes from the least to the most that it knows."""
+        """What the solver predicts at sizes from the least to the most that it knows.
+
+        Raises:
+            BudgetError: no size holds what is asked for beside it.
+        """
         ends = design.range_of(self.parts, found, self.goal.demands)
         sizes = np.unique(np.geomspace(*ends, _POINTS).round().astype(int)).tolist()
-        plans = [self.goal.plan(self.parts, size, found) for size in sizes]
-        return Curve(sizes, [design.damage(found, made) for made in plans])
+        losses: list[float] = []
+        for size in reversed(sizes):
+            try:
+                plan = self.goal.plan(self.parts, size, found)
+            except BudgetError:
+                if not losses:
+                    raise
+                break  # zeros and FLOPs do not go with fewer bytes
+            losses.insert(0, design.damage(found, plan))
+        return Curve(sizes[-len(losses) :], losses)
 
     def _stream(self, ids: Tensor) -> Stream:
         batch = batch_of(ids.shape[1])
