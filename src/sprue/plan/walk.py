@@ -199,7 +199,7 @@ class Walk:
         with blamed(names[0]):
             P = correction(H, C, max(choice.damping for choice in planned))
         return [
-            W if choice.grid == "raw" else W.addmm(W, P)
+            W if choice.grid == "raw" and choice.pattern is None else W.addmm(W, P)
             for W, choice in zip(aims, planned, strict=True)
         ]
 
