@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,20 @@ def windows() -> dict[str, Tensor]:
 
 def evaluate(original: Any, folder: Path, ids: Mapping[str, Tensor]) -> common.Json:
     """What the folder's model kept; every interval is paired, window by window, 95%."""
+    return figures(compared(original, folder, ids))
+
+
+def compared(original: Any, folder: Path, ids: Mapping[str, Tensor]) -> list[quality.Sample]:
+    """Original and the folder's model on every window, a sample for each text."""
     from transformers import AutoModelForCausalLM
 
     with load.quiet():
         result = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    samples = [quality.compare(original, result, some, name=text) for text, some in ids.items()]
+    return [quality.compare(original, result, some, name=text) for text, some in ids.items()]
+
+
+def figures(samples: Sequence[quality.Sample]) -> common.Json:
+    """The mean over the texts, with intervals."""
     whole = quality.summarize(samples)
     return {
         "perplexity": {
