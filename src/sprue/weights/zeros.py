@@ -88,7 +88,9 @@ def jointly(
     state.Z = X * state.mask
     before = _PULLS[0]
     for pull in _PULLS:
-        if low_rank is not None and pull != _PULLS[0]:
+        # once, when the mask is nearly what it will be: sooner, the factors learn what is still
+        # on its way to zero
+        if low_rank is not None and pull == _PULLS[-1]:
             beside = low_rank(task.W - state.Z / scale)
             X = _aim(task, beside, scale)
         state.dual *= before / pull
