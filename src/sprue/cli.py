@@ -1,4 +1,4 @@
-"""The command line: `sprue compress`, `verify`, `generate` and `demo`.
+"""The command line: `sprue compress`, `verify`, `generate`, `sweep` and `demo`.
 
 Exit codes: 0 done, 1 `--keep` not met, 2 something that the user can mend (said in one line),
 70 a fault of sprue itself (with a traceback), 130 interrupted.
@@ -14,7 +14,15 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from sprue import __version__, cli_common, cli_compress, cli_demo, cli_generate, cli_verify
+from sprue import (
+    __version__,
+    cli_common,
+    cli_compress,
+    cli_demo,
+    cli_generate,
+    cli_sweep,
+    cli_verify,
+)
 from sprue.errors import SprueError
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
@@ -30,6 +38,7 @@ _COMMANDS = {
     "compress": cli_compress,
     "verify": cli_verify,
     "generate": cli_generate,
+    "sweep": cli_sweep,
     "demo": cli_demo,
 }
 
@@ -39,6 +48,7 @@ Cut a trained language model down to a stated budget, and prove what was kept.
   compress   make a smaller model from a Hugging Face folder or hub name
   verify     compare a result with its original: quality, size, speed, memory, energy
   generate   try a result, beside the original if you like
+  sweep      measure which ratio of zeros fits which task
   demo       compress and verify the small model that ships with sprue"""
 
 EXAMPLES = """\

@@ -190,14 +190,18 @@ def _plan(
 def _survey(
     source: Source, ids: Tensor, goal: Goal, device: str, advance: Callable[[], None]
 ) -> Survey | None:
-    """Survey evenly spaced windows, so that every text takes part."""
+    """What was measured on some of the windows, where the goal asks for it."""
     if not goal.measures:
         return None
-    some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _SURVEYED)).long()]
     batch = batch_of(ids.shape[1])
-    stream = Stream(source, some, batch, device, resident=RESIDENT)
+    stream = Stream(source, surveyed(ids), batch, device, resident=RESIDENT)
     demands = goal.demands if goal.preset == design.BEST else None
     return survey(stream, seed=goal.seed, demands=demands, progress=lambda _: advance())
+
+
+def surveyed(ids: Tensor) -> Tensor:
+    """The windows that a survey runs: evenly spaced, so that every text takes part."""
+    return ids[torch.linspace(0, len(ids) - 1, min(len(ids), _SURVEYED)).long()]
 
 
 def _check_size(taken: int, limit: int | None) -> None:
