@@ -27,7 +27,7 @@ from sprue.weights.choice import Choice
 
 PRESET = "sweep"  # the preset's name in recipes
 STEPS = 10  # points of percent between the ratios of a row
-_LEVELS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.96)  # tried on every matrix
+_LEVELS = (0.1, 0.25, 0.5, 0.7, 0.85, 0.96)  # tried on every matrix
 _FINE = 100  # candidates between no zeros and the highest level
 _ROW = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%?\s*\.\.\s*(\d+(?:\.\d+)?)\s*%\s*")
 _FAMILY = re.compile(r"N:([1-9][0-9]{0,2})")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 DRAWS = 1000  # resamples of the windows
 _FEWEST = 3  # points of a curve that can bend
 _STEP = 0.005  # ratios between measured ones are multiples of it
+_STRAIGHT = 1e-9  # above the chord: no more than rounding
 _NARROW = 0.01  # between two ratios that are not told apart further
 
 F64 = NDArray[np.float64]
@@ -102,9 +103,13 @@ def between(low: tuple[float, float], high: tuple[float, float], keep: float) ->
 
 
 def _farthest(x: F64, kept: F64) -> NDArray[np.int64]:
-    """The point farthest above the chord, for each row of `kept` [rows, points but the first]."""
+    """The point farthest above the chord, for each row of `kept` [rows, points but the first].
+
+    0 where none lies above it.
+    """
     y = np.concatenate([np.ones((len(kept), 1)), kept], axis=1)
     fallen = y[:, :1] - y[:, -1:]
     scaled = (y - y[:, -1:]) / np.where(fallen > 0, fallen, np.inf)
     above = scaled - (1 - x / x[-1])
-    return np.asarray(np.where(fallen[:, 0] > 0, above.argmax(1), 0))
+    bent = (fallen[:, 0] > 0) & (above.max(1) > _STRAIGHT)
+    return np.asarray(np.where(bent, above.argmax(1), 0))
