@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,6 @@ from safetensors.torch import load_file, save_file
 
 from sprue import cli, models
 from sprue import sweep as verb
-from sprue.compress import compress
 from sprue.errors import BudgetError, InputError
 from sprue.plan import ratio
 from sprue.plan.recipe import read
@@ -174,8 +174,18 @@ def test_the_same_command_measures_nothing_twice_and_gives_the_same(
     for one in (figures, told):
         one.pop("machine")
     assert json.loads(json.dumps(told)) == figures
-    other = run(swept.model, texts, swept.out, sparsity="80%", pattern=["2:4"], keep=0.9)
-    assert [(c.family, c.ratios) for c in other.curves] == [("2:4", [0.5])] * 2
+
+
+def test_a_narrower_sweep_goes_on_in_the_same_folder(
+    swept: SimpleNamespace,
+    texts: dict[str, list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verb, "_prune", _never)
+    out = shutil.copytree(swept.out, tmp_path / "copy")
+    found = run(swept.model, texts, out, sparsity="80%", pattern=["2:4"], keep=0.9)
+    assert [(c.family, c.ratios) for c in found.curves] == [("2:4", [0.5])] * 2
 
 
 def _never(*_: Any) -> None:
@@ -200,12 +210,10 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         prune(*args)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(KeyboardInterrupt, match="goes on from here"),
-    ):
-        patch.setattr(verb, "_prune", stop)
+    monkeypatch.setattr(verb, "_prune", stop)
+    with pytest.raises(KeyboardInterrupt, match="goes on from here"):
         run(model, data, tmp_path / "cut", **plain)
+    monkeypatch.setattr(verb, "_prune", prune)
     assert [p.name for p in (tmp_path / "cut/points").iterdir()] == ["law-unstructured-50.json"]
     assert not (tmp_path / "cut/scratch").exists()
     run(model, data, tmp_path / "cut", **plain)
@@ -240,16 +248,16 @@ def test_zeros_follow_the_text_that_they_are_calibrated_on(swept: SimpleNamespac
 
 
 def test_nothing_that_keeps_enough_is_said_and_ends_with_one(
-    swept: SimpleNamespace, texts: dict[str, list[Path]], capsys: pytest.CaptureFixture[str]
+    swept: SimpleNamespace,
+    texts: dict[str, list[Path]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [
-        "--data",
-        f"code={texts['code'][0]}",
-        "--data",
-        f"law={','.join(map(str, texts['law']))}",
-    ]
+    out = shutil.copytree(swept.out, tmp_path / "copy")
+    law = ",".join(map(str, texts["law"]))
+    given = ["--data", f"code={texts['code'][0]}", "--data", f"law={law}"]
     options = ["--windows", str(WINDOWS), "--context", str(CONTEXT), "--sparsity", "80%"]
-    command = ["sweep", str(swept.model), *given, "--out", str(swept.out), *options, "--quiet"]
+    command = ["sweep", str(swept.model), *given, "--out", str(out), *options, "--quiet"]
     code = cli.main([*command, "--pattern", "1:4", "--pick", "law", "--keep", "100%", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert code == 1
@@ -266,7 +274,7 @@ def test_the_page_is_whole_and_asks_for_nothing(swept: SimpleNamespace) -> None:
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(drawings) >= 2 * 2 + 2 + 2  # curves, other tasks, layers
     for drawing in drawings:
-        assert ElementTree.fromstring(drawing).tag == f"{SVG}svg"
+        assert ElementTree.fromstring(drawing).tag.removeprefix(SVG) == "svg"
     assert not re.findall(r"(?:src|href)=|@import|url\(", page)
     assert "nan" not in re.sub(r"[a-zA-Z]*nan[a-zA-Z]+", "", page.lower())
     for name in ("code", "law", "unstructured", "N:4", swept.report.command):
@@ -345,8 +353,6 @@ def test_too_many_zeros_and_bad_text_are_refused(
 def test_damaged_models_are_refused(
     speaking: Callable[..., Path], texts: dict[str, list[Path]], tmp_path: Path
 ) -> None:
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(speaking("llama", torch.bfloat16, num_hidden_layers=2), model)
     weights = load_file(model / "model.safetensors")
@@ -388,12 +394,12 @@ def test_a_damaged_point_is_named(
     file = tmp_path / "o/points/law-2of4-50.json"
     for damage in (file.read_text()[:100], "[]", "{}"):
         file.write_text(damage)
-        with pytest.raises(InputError, match="law-2of4-50.json is damaged: remove it"):
+        with pytest.raises(InputError, match=r"law-2of4-50\.json is damaged: remove it"):
             run(model, data, tmp_path / "o", pattern=["2:4"])
     file.unlink()
     run(model, data, tmp_path / "o", pattern=["2:4"])
     (tmp_path / "o/settings.json").write_text("{")
-    with pytest.raises(InputError, match="settings.json is damaged"):
+    with pytest.raises(InputError, match=r"settings\.json is damaged"):
         run(model, data, tmp_path / "o", pattern=["2:4"])
 
 
@@ -410,19 +416,3 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in capsys.readouterr().err
     assert cli.main(["sweep", "m", "--out", "o", "--data", "a=x", "--data", "a=y"]) == 2
     assert "given twice" in capsys.readouterr().err
-
-
-def test_compress_reads_windows_of_the_same_text(swept: SimpleNamespace, tmp_path: Path) -> None:
-    """A recipe of zeros needs the same windows: other text gives other weights, same zeros."""
-    texts = swept.report.texts["law"]
-    out = tmp_path / "other"
-    compress(
-        *(swept.model, out),
-        recipe=swept.out / "recipe.yaml",
-        calibrate=[texts[0]],
-        windows=WINDOWS,
-        context=CONTEXT,
-        progress=False,
-    )
-    point = swept.report.pick.point
-    assert _zeros(out, swept.model) == {n: pytest.approx(s) for n, s in point.layers.items()}
