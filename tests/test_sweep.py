@@ -81,7 +81,7 @@ def test_every_point_is_there(swept: SimpleNamespace) -> None:
             assert len(point.samples[curve.task].kl) == WINDOWS
     assert swept.untouched, "the global random generators are not ours"
     assert sorted(p.name for p in swept.out.iterdir()) == [
-        *("points", "recipe.yaml", "settings.json", "sweep.html", "sweep.json", "texts")
+        *(".lock", "points", "recipe.yaml", "settings.json", "sweep.html", "sweep.json", "texts")
     ]
 
 
@@ -384,6 +384,17 @@ def test_a_folder_of_something_else_is_refused(
     with pytest.raises(InputError, match="is a file"):
         run(swept.model, texts, tmp_path / "mine/notes.txt")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(
+    swept: SimpleNamespace, texts: dict[str, list[Path]]
+) -> None:
+    import fcntl
+
+    with (swept.out / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process is writing"):
+            run(swept.model, texts, swept.out)
 
 
 def test_a_damaged_point_is_named(

@@ -22,6 +22,7 @@ from sprue.compress import DEFAULT_WINDOWS, surveyed
 from sprue.errors import InputError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, design, ratio, tasks
+from sprue.plan.forecast import forecast
 from sprue.plan.ratio import Share, Trial
 from sprue.plan.recipe import Recipe, from_dict
 from sprue.plan.room import RESIDENT, batch_of
@@ -91,6 +92,8 @@ def sweep(
             tasks.tokenized(source, t, points.folder / tasks.FOLDER, windows, context, seed)
             for t in texts
         ]
+        count = len(read) * sum(map(len, rows.values()))
+        _announce(source, read[0], count, points.folder, progress)
         with _bar(source, len(read), sum(map(len, rows.values())), progress) as step:
             run = _Run(source, read, points, tuple(rows), seed, step)
             curves = run.curves(rows, keep)
@@ -312,6 +315,15 @@ def _write(found: SweepReport, folder: Path) -> None:
     put(folder / "sweep.html", found.html())
     if found.pick is not None:
         put(folder / "recipe.yaml", from_dict(dict(found.pick.point.recipe)).to_yaml())
+
+
+def _announce(source: Source, task: Task, count: int, folder: Path, progress: bool) -> None:
+    """What the largest step will take, said and checked before the first."""
+    parts, shape = design.matrices(source), task.calibration.ids.shape
+    ahead = forecast(source, parts, shape, source.nbytes, surveyed=True, trellis=False)
+    if progress:
+        print(f"{count} points or more, for each {ahead.line()}", file=sys.stderr)
+    ahead.check(folder)
 
 
 @contextmanager

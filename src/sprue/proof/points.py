@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sprue.errors import InputError
 from sprue.proof.point import Point
 
 SETTINGS, POINTS = "settings.json", "points"
+_LOCK = ".lock"
 
 
 class Points:
@@ -34,6 +36,7 @@ class Points:
             (folder / POINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+        self._lock = _locked(folder)
         replace(folder / SETTINGS, _json(settings))
 
     def __enter__(self) -> Points:
@@ -42,6 +45,7 @@ class Points:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._made and not any((self.folder / POINTS).glob("*.json")):
             shutil.rmtree(self.folder)
+        self._lock.close()
 
     def get(self, task: str, pattern: str, ratio: float) -> Point | None:
         """A point that was measured; None: it was not.
@@ -77,6 +81,20 @@ def replace(file: Path, text: str) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """A file that this process holds until it ends; another one may not write the folder."""
+    file = (folder / _LOCK).open("ab")
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InputError(f"another process is writing {folder} now: wait for it") from None
+    return file
 
 
 def _check(folder: Path, settings: Mapping[str, Any]) -> None:
