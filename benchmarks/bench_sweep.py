@@ -9,7 +9,8 @@ The smaller model is not in the repository; it is made from the same texts with
     python demo/train.py TEXT --out SMALL --minutes 40 --hidden 128 --layers 4 --heads 4 \\
         --kv-heads 2 --ffn 384
 
-    python benchmarks/bench_sweep.py [--small SMALL] [--work DIR] [--only base6m|small]
+    python benchmarks/bench_sweep.py [--small SMALL] [--work DIR] [--only base6m|small] \\
+        [--row RATIOS] [--pattern P ...]
 
 Points are kept in DIR (by default a folder of the system for temporary files), so that a run that
 was cut short goes on there; results/sweep/NAME.json gets the figures of all points.
@@ -24,12 +25,12 @@ from pathlib import Path
 import common  # isort: skip  # before torch, which then takes one thread
 
 WINDOWS, CONTEXT, SEED = 24, 256, 0
-ROW = "20%,40%,50%,60%,70%,80%,90%"
+ROW = "0..90%"
 PATTERNS = ("unstructured", "N:4")
 KEEP = "99%"
 
 
-def measure(name: str, model: Path, work: Path) -> common.Json:
+def measure(name: str, model: Path, args: argparse.Namespace) -> common.Json:
     """One sweep in a process of its own."""
     stamp = common.stamp()
     data = [
@@ -42,9 +43,19 @@ def measure(name: str, model: Path, work: Path) -> common.Json:
     ]
     numbers = {"--windows": WINDOWS, "--context": CONTEXT, "--seed": SEED}
     options = [str(word) for pair in numbers.items() for word in pair]
-    options += [word for pattern in PATTERNS for word in ("--pattern", pattern)]
-    command = ["sweep", model, *data, "--out", work / name, "--sparsity", ROW, "--keep", KEEP]
-    ran = common.sprue([*command, *options, "--quiet", "--json"], work / f"{name}.cost.json")
+    options += [word for pattern in args.pattern or PATTERNS for word in ("--pattern", pattern)]
+    command = [
+        "sweep",
+        model,
+        *data,
+        "--out",
+        args.work / name,
+        "--sparsity",
+        args.row,
+        "--keep",
+        KEEP,
+    ]
+    ran = common.sprue([*command, *options, "--quiet", "--json"], args.work / f"{name}.cost.json")
     cost = {key: ran["cost"][key] for key in ("seconds", "cpu_seconds", "peak_bytes")}
     printed = {key: value for key, value in ran["printed"].items() if key not in ("model", "pick")}
     return {"model": name, **shape(model), **printed, "cost": cost, "stamp": stamp}
@@ -78,6 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", type=Path, help="folder of the smaller model")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "sprue-sweep")
+    parser.add_argument("--row", default=ROW, help="ratios of unstructured zeros")
+    parser.add_argument("--pattern", action="append", help="in the place of unstructured and N:4")
     parser.add_argument("--only", choices=("base6m", "small"))
     args = parser.parse_args()
     common.require_assets()
@@ -86,7 +99,7 @@ def main() -> None:
     for name, model in found.items():
         if model is None or args.only not in (None, name):
             continue
-        common.save(f"sweep/{name}", measure(name, model, args.work))
+        common.save(f"sweep/{name}", measure(name, model, args))
         done = common.load(f"sweep/{name}")
         assert done is not None
         show(done)

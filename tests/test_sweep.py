@@ -81,7 +81,8 @@ def test_every_point_is_there(swept: SimpleNamespace) -> None:
             assert len(point.samples[curve.task].kl) == WINDOWS
     assert swept.untouched, "the global random generators are not ours"
     assert sorted(p.name for p in swept.out.iterdir()) == [
-        *(".lock", "points", "recipe.yaml", "settings.json", "sweep.html", "sweep.json", "texts")
+        *(".lock", "code.survey.safetensors", "law.survey.safetensors", "points", "recipe.yaml"),
+        *("settings.json", "sweep.html", "sweep.json", "texts"),
     ]
 
 
@@ -188,7 +189,7 @@ def test_a_narrower_sweep_goes_on_in_the_same_folder(
     assert [(c.family, c.ratios) for c in found.curves] == [("2:4", [0.5])] * 2
 
 
-def _never(*_: Any) -> None:
+def _never(*_: Any, **__: Any) -> None:
     raise AssertionError("measured again")
 
 
@@ -216,6 +217,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bytes(
     monkeypatch.setattr(verb, "_prune", prune)
     assert [p.name for p in (tmp_path / "cut/points").iterdir()] == ["law-unstructured-50.json"]
     assert not (tmp_path / "cut/scratch").exists()
+    monkeypatch.setattr(verb, "survey", _never)  # it was saved
     run(model, data, tmp_path / "cut", **plain)
     for file in (tmp_path / "whole/points").iterdir():
         assert (tmp_path / "cut/points" / file.name).read_bytes() == file.read_bytes()

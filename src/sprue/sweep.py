@@ -23,7 +23,7 @@ from sprue.errors import InputError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, design, ratio, tasks
 from sprue.plan.forecast import forecast
-from sprue.plan.ratio import Share, Trial
+from sprue.plan.ratio import Scan, Share, Trial
 from sprue.plan.recipe import Recipe, from_dict
 from sprue.plan.room import RESIDENT, batch_of
 from sprue.plan.survey import Survey, survey
@@ -95,8 +95,8 @@ def sweep(
         count = len(read) * sum(map(len, rows.values()))
         _announce(source, read[0], count, points.folder, progress)
         with _bar(source, len(read), sum(map(len, rows.values())), progress) as step:
-            run = _Run(source, read, points, tuple(rows), seed, step)
-            curves = run.curves(rows, keep)
+            run = _Run(source, read, points, rows, seed, step)
+            curves = run.curves(keep)
         found = SweepReport(
             model=str(model),
             folder=str(out),
@@ -121,7 +121,7 @@ class _Run:
         source: the original.
         tasks: with their windows.
         points: where they are saved.
-        forms: patterns as they were asked for.
+        rows: pattern as it was asked for -> (pattern, ratio) of every point.
         seed: of the recipes.
         step: called with the steps of work done.
     """
@@ -129,17 +129,17 @@ class _Run:
     source: Source
     tasks: Sequence[Task]
     points: Points
-    forms: Sequence[str]
+    rows: Mapping[str, Sequence[tuple[str, float]]]
     seed: int
     step: Callable[[int], object]
-    _surveys: dict[str, Survey] = field(default_factory=dict)
+    _scans: dict[str, Scan] = field(default_factory=dict)
 
-    def curves(self, rows: Mapping[str, Sequence[tuple[str, float]]], keep: float) -> list[Curve]:
-        """For each task and family of patterns (pattern and ratio of every point)."""
+    def curves(self, keep: float) -> list[Curve]:
+        """For each task and each pattern that was asked for."""
         return [
             self.curve(task, family, row, keep)
             for task in self.tasks
-            for family, row in rows.items()
+            for family, row in self.rows.items()
         ]
 
     def curve(
@@ -147,7 +147,7 @@ class _Run:
     ) -> Curve:
         """All points of a family of patterns, and what tells more about what keeps `keep`."""
         found = Curve(task.name, family, [self._point(task, family, *place) for place in row])
-        if any(patterns.parse(form).sparsity is not None for form, _ in row):
+        if not _stated(row[0][0]):
             return found  # nothing lies between patterns of N:M
         for _ in range(_REFINED):
             more = found.next_ratio(keep)
@@ -169,11 +169,11 @@ class _Run:
 
     def _measure(self, task: Task, family: str, pattern: str, share: float) -> Point:
         """Prune as `compress --recipe` does, read the result back, and compare."""
-        survey = self._survey(task)
-        zeros = self._zeros(pattern, share, survey)
+        scan = self._scan(task)
+        zeros = self._zeros(pattern, share, scan)
         recipe = zeros.recipe(self.seed)
         with _scratch(self.points.folder) as made:
-            _prune(self.source, task, recipe, survey, made, self.step)
+            _prune(self.source, task, recipe, scan.survey, made, self.step)
             samples = self._compare(task, load.model(made, "cpu"))
         return Point(
             task.name,
@@ -187,20 +187,27 @@ class _Run:
             samples,
         )
 
-    def _zeros(self, pattern: str, share: float, survey: Survey) -> Share:
-        if patterns.parse(pattern).sparsity is not None:
+    def _zeros(self, pattern: str, share: float, scan: Scan) -> Share:
+        if not _stated(pattern):
             return ratio.everywhere(pattern, self._linears)
-        return ratio.shared(pattern, share, self._linears, survey)
+        return ratio.shared(pattern, share, self._linears, scan)
 
-    def _survey(self, task: Task) -> Survey:
-        """One for all patterns and ratios of a task; those of other tasks are let go."""
-        if task.name not in self._surveys:
-            ids = surveyed(task.calibration.ids)
-            stream = Stream(self.source, ids, batch_of(ids.shape[1]), resident=RESIDENT)
-            forms = tuple(f for f in self.forms if not f.startswith("N:"))
-            found = survey(stream, seed=self.seed, demands=Trial(forms=forms))
-            self._surveys = {task.name: found}
-        return self._surveys[task.name]
+    def _scan(self, task: Task) -> Scan:
+        """One survey for all patterns and ratios of a task, saved; those of others are let go."""
+        file = self.points.folder / f"{task.name}.survey.safetensors"
+        found = self._scans.get(task.name) or Scan.read(file)
+        stated = {row[0][0] for row in self.rows.values() if _stated(row[0][0])}
+        if found is None or not stated <= set(found.damage):
+            forms = stated | set(found.damage if found else ())
+            found = self._survey(task, Trial(forms=tuple(sorted(forms))))
+            found.save(file)
+        self._scans = {task.name: found}
+        return found
+
+    def _survey(self, task: Task, trial: Trial) -> Scan:
+        ids = surveyed(task.calibration.ids)
+        stream = Stream(self.source, ids, batch_of(ids.shape[1]), resident=RESIDENT)
+        return Scan.of(survey(stream, seed=self.seed, demands=trial))
 
     def _compare(self, task: Task, result: Any) -> dict[str, Sample]:
         samples = {}
@@ -252,6 +259,11 @@ def _prune(
 
 def _done(step: Callable[[int], object]) -> None:
     step(1)
+
+
+def _stated(pattern: str) -> bool:
+    """Whether a pattern takes any ratio, and not one of its own."""
+    return patterns.parse(pattern).sparsity is None
 
 
 def _share(zeros: Share, name: str, shape: tuple[int, int]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from sprue import models
@@ -29,8 +30,8 @@ def tried(speaking: Callable[..., Path], windows: Tensor) -> Callable[..., Simpl
         if name not in made:
             source = models.open(speaking(name, num_hidden_layers=2))
             trial = ratio.Trial(forms=("unstructured", "4x1", "2:4"))
-            found = survey(Stream(source, windows), seed=0, demands=trial)
-            made[name] = SimpleNamespace(shapes=design.matrices(source).linears, survey=found)
+            found = ratio.Scan.of(survey(Stream(source, windows), seed=0, demands=trial))
+            made[name] = SimpleNamespace(shapes=design.matrices(source).linears, scan=found)
         return made[name]
 
     return of
@@ -39,15 +40,12 @@ def tried(speaking: Callable[..., Path], windows: Tensor) -> Callable[..., Simpl
 def table(damages: list[list[float]], weights: list[int]) -> tuple[Any, dict[str, Any]]:
     """A survey of made-up matrices that says what zeros break at the levels."""
     names = [f"m{i}" for i in range(len(weights))]
-    zeros = {
-        name: [
-            (ratio.choice("unstructured", level), SimpleNamespace(broken=2 * broken))
-            for level, broken in zip(ratio._LEVELS, row, strict=True)
-        ]
+    tried = {
+        name: dict(zip(ratio._LEVELS, row, strict=True))
         for name, row in zip(names, damages, strict=True)
     }
     shapes = {name: (1, count) for name, count in zip(names, weights, strict=True)}
-    return SimpleNamespace(zeros=zeros, sensitivity={}), shapes
+    return ratio.Scan({}, {"unstructured": tried}), shapes
 
 
 def convex(scale: float, power: float) -> list[float]:
@@ -97,7 +95,7 @@ def test_the_ratio_is_met_to_the_weight(
     share: float, kind: str, tried: Callable[..., SimpleNamespace]
 ) -> None:
     on = tried(kind)
-    found = ratio.shared("unstructured", share, on.shapes, on.survey)
+    found = ratio.shared("unstructured", share, on.shapes, on.scan)
     weights = sum(prod(shape) for shape in on.shapes.values())
     zeros = sum(round(c.sparsity * prod(on.shapes[n])) for n, c in found.choices.items())
     assert zeros == round(share * weights)
@@ -109,10 +107,10 @@ def test_it_is_predicted_to_hurt_less_than_the_same_ratio_everywhere(
     kind: str, tried: Callable[..., SimpleNamespace]
 ) -> None:
     on = tried(kind)
-    curves = {n: ratio.Curve.of(on.survey, n, "unstructured") for n in on.shapes}
+    curves = {n: ratio.Curve.of(on.scan.damage["unstructured"][n]) for n in on.shapes}
     before = 0.0
     for share in (0.2, 0.5, 0.8):
-        found = ratio.shared("unstructured", share, on.shapes, on.survey)
+        found = ratio.shared("unstructured", share, on.shapes, on.scan)
         everywhere = sum(curve(share) for curve in curves.values())
         assert found.predicted is not None
         assert before < found.predicted < everywhere
@@ -123,7 +121,7 @@ def test_it_is_the_best_of_all_ways_to_share() -> None:
     """Every split of 60% over three matrices in steps of 2%, in float64."""
     found, shapes = table([convex(1, 2), convex(5, 3), convex(0.3, 1.5)], [1000, 500, 2000])
     share = ratio.shared("unstructured", 0.6, shapes, found)
-    curves = [ratio.Curve.of(found, name, "unstructured") for name in shapes]
+    curves = [ratio.Curve.of(found.damage["unstructured"][name]) for name in shapes]
     sizes, asked, best = [1000, 500, 2000], 2100, np.inf
     for a, b in product(np.arange(0, 0.961, 0.02), repeat=2):
         c = (asked - a * sizes[0] - b * sizes[1]) / sizes[2]
@@ -139,7 +137,7 @@ def test_it_follows_what_was_measured() -> None:
     found, shapes = table([convex(1, 2), convex(1, 2)], [1000, 1000])
     even = ratio.shared("unstructured", 0.5, shapes, found)
     assert even.choices["m0"].sparsity == pytest.approx(0.5, abs=0.01)
-    found.sensitivity["m0"] = 4.0
+    found, shapes = table([convex(4, 2), convex(1, 2)], [1000, 1000])
     moved = ratio.shared("unstructured", 0.5, shapes, found)
     assert moved.choices["m0"].sparsity < 0.3
     found, shapes = table([convex(1, 2), convex(0, 2)], [1000, 1000])
@@ -148,8 +146,8 @@ def test_it_follows_what_was_measured() -> None:
 
 
 def test_a_curve_passes_through_what_was_found_and_never_falls() -> None:
-    found, _ = table([[0.1, 0.3, 0.2, 0.5, 0.4, 1, 2, 4, 4]], [100])  # noise on the way
-    curve = ratio.Curve.of(found, "m0", "unstructured")
+    noisy = dict(zip(ratio._LEVELS, (0.1, 0.3, 0.2, 1, 2, 2), strict=True))
+    curve = ratio.Curve.of(noisy)
     assert curve(0.0) == 0.0
     assert curve(0.7) == pytest.approx(1.0)
     values = curve.row(np.linspace(0, 0.96, 200))
@@ -159,12 +157,12 @@ def test_a_curve_passes_through_what_was_found_and_never_falls() -> None:
 def test_more_than_the_levels_reach_is_refused(tried: Callable[..., SimpleNamespace]) -> None:
     on = tried("llama")
     with pytest.raises(BudgetError, match="at most"):
-        ratio.shared("unstructured", 0.97, on.shapes, on.survey)
+        ratio.shared("unstructured", 0.97, on.shapes, on.scan)
 
 
 def test_blocks_and_patterns(tried: Callable[..., SimpleNamespace]) -> None:
     on = tried("llama")
-    blocks = ratio.shared("4x1", 0.5, on.shapes, on.survey)
+    blocks = ratio.shared("4x1", 0.5, on.shapes, on.scan)
     assert {c.pattern for c in blocks.choices.values()} == {"4x1"}
     alike = ratio.everywhere("2:4", on.shapes)
     assert alike.ratio == 0.5
@@ -177,7 +175,29 @@ def test_blocks_and_patterns(tried: Callable[..., SimpleNamespace]) -> None:
 
 def test_the_same_survey_gives_the_same_share(tried: Callable[..., SimpleNamespace]) -> None:
     on = tried("gpt2")
-    a, b = (ratio.shared("unstructured", 0.6, on.shapes, on.survey) for _ in range(2))
+    a, b = (ratio.shared("unstructured", 0.6, on.shapes, on.scan) for _ in range(2))
     assert a == b
     assert a.recipe(3).seed == 3
     assert not a.recipe(3).shift
+
+
+def test_a_survey_weighs_by_what_was_measured_and_is_read_as_it_was_saved(
+    tried: Callable[..., SimpleNamespace], tmp_path: Path
+) -> None:
+    scan, file = tried("llama").scan, tmp_path / "scan"
+    scan.save(file)
+    again = ratio.Scan.read(file)
+    assert again is not None
+    assert again.damage == scan.damage
+    assert set(again.damage) == {"unstructured", "4x1"}
+    for name, row in scan.importance.items():
+        assert torch.equal(again.importance[name], row)
+    assert again.survey.importance == again.importance
+    assert [p.name for p in tmp_path.iterdir()] == ["scan"]
+    file.write_bytes(file.read_bytes()[:-9])
+    assert ratio.Scan.read(file) is None
+    assert ratio.Scan.read(tmp_path / "none") is None
+    outlook = SimpleNamespace(broken=3.0)
+    zeros = {"m": [(ratio.choice("unstructured", 0.5), outlook)]}
+    measured: Any = SimpleNamespace(zeros=zeros, sensitivity={"m": 4.0}, importance={})
+    assert ratio.Scan.of(measured).damage == {"unstructured": {"m": {0.5: 6.0}}}

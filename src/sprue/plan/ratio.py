@@ -11,10 +11,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from scipy.interpolate import PchipInterpolator
+from torch import Tensor
 
 from sprue.errors import BudgetError, InputError
 from sprue.plan.demands import DAMPING, Demands
@@ -50,6 +55,63 @@ class Trial(Demands):
         """The levels of every pattern that does not say itself how many zeros there are."""
         stated = [form for form in self.forms if not _own(form)]
         return [choice(form, level) for form in stated for level in _LEVELS]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is kept of a survey.
+
+    Attributes:
+        importance: module name -> float64 [out], what a squared error of each output row costs.
+        damage: pattern -> module name -> level -> predicted KL, nats per token.
+    """
+
+    importance: Mapping[str, Tensor]
+    damage: Mapping[str, Mapping[str, Mapping[float, float]]]
+
+    @classmethod
+    def of(cls, survey: Survey) -> Scan:
+        """From a survey that was made with a `Trial`."""
+        damage: dict[str, dict[str, dict[float, float]]] = {}
+        for name, tried in survey.zeros.items():
+            weight = 0.5 * survey.sensitivity.get(name, 1.0)
+            for choice, outlook in tried:
+                row = damage.setdefault(choice.pattern or "", {}).setdefault(name, {})
+                row[choice.sparsity] = weight * outlook.broken
+        return cls(survey.importance, damage)
+
+    @property
+    def survey(self) -> Survey:
+        """What a walk asks of it."""
+        return Survey({}, self.importance, {})
+
+    def save(self, file: Path) -> None:
+        """Write it, all of it or nothing."""
+        tensors = {f"importance {name}": row for name, row in self.importance.items()}
+        for pattern, matrices in self.damage.items():
+            for name, row in matrices.items():
+                pairs = torch.tensor(sorted(row.items()), dtype=torch.float64)
+                tensors[f"damage {pattern} {name}"] = pairs
+        partial = file.with_name(f"{file.name}.partial")
+        partial.write_bytes(save(tensors))
+        partial.replace(file)
+
+    @classmethod
+    def read(cls, file: Path) -> Scan | None:
+        """What `save` wrote; None: nothing, or it is damaged."""
+        try:
+            tensors = load(file.read_bytes())
+        except (OSError, SafetensorError):
+            return None
+        importance: dict[str, Tensor] = {}
+        damage: dict[str, dict[str, dict[float, float]]] = {}
+        for key, tensor in tensors.items():
+            kind, *place = key.split(" ")
+            if kind == "importance":
+                importance[place[0]] = tensor
+            else:
+                damage.setdefault(place[0], {})[place[1]] = dict(tensor.tolist())
+        return cls(importance, damage)
 
 
 @dataclass(frozen=True)
@@ -151,7 +213,7 @@ def uniform(pattern: str, ratio: float, shapes: Shapes) -> Share:
     return Share(chosen, zeros / weights, None)
 
 
-def shared(pattern: str, ratio: float, shapes: Shapes, survey: Survey) -> Share:
+def shared(pattern: str, ratio: float, shapes: Shapes, scan: Scan) -> Share:
     """`ratio` of all weights zero, each matrix bearing what does the least predicted damage.
 
     Args:
@@ -159,7 +221,7 @@ def shared(pattern: str, ratio: float, shapes: Shapes, survey: Survey) -> Share:
         ratio: share of zeros over all linears, 0 to below 1; met to the weight, but for blocks,
             which it is met to the block with.
         shapes: module name -> (out, in) of the linears.
-        survey: made with a `Trial` of this pattern.
+        scan: with this pattern.
 
     Raises:
         BudgetError: more zeros than the levels that were tried reach.
@@ -172,7 +234,7 @@ def shared(pattern: str, ratio: float, shapes: Shapes, survey: Survey) -> Share:
             f"{100 * ratio:g}% of zeros were asked for; at most {100 * most / weights:.4g}% are "
             "shared out: ask for less, or take an N:M pattern"
         )
-    curves = {name: Curve.of(survey, name, pattern) for name in shapes}
+    curves = {name: Curve.of(scan.damage[pattern][name]) for name in shapes}
     menu = {name: list(_candidates(curves[name], prod(shapes[name]))) for name in shapes}
     picked = solve(menu, weights - asked)
     zeros = {name: prod(shapes[name]) - round(c.nonzeros) for name, c in picked.items()}
@@ -199,14 +261,8 @@ class Curve:
     root: PchipInterpolator
 
     @classmethod
-    def of(cls, survey: Survey, name: str, pattern: str) -> Curve:
-        """From what the survey found at its levels."""
-        weight = 0.5 * survey.sensitivity.get(name, 1.0)
-        tried = {
-            choice.sparsity: weight * outlook.broken
-            for choice, outlook in survey.zeros[name]
-            if choice.pattern == pattern
-        }
+    def of(cls, tried: Mapping[float, float]) -> Curve:
+        """From level -> damage."""
         levels = sorted(tried)
         damage = np.maximum.accumulate([max(tried[level], 0.0) for level in levels])
         return cls(PchipInterpolator([0.0, *levels], np.sqrt([0.0, *damage])))
