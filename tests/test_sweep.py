@@ -234,7 +234,11 @@ def test_shared_zeros_do_less_damage_than_even_ones(
     data = {"law": [texts["law"][0], write(tmp_path / "new.txt", 9)]}
     plain = {"sparsity": "60%", "pattern": ["unstructured"], "keep": 0.001}
     mine = run(model, data, tmp_path / "shared", **plain).curves[0].points[0]
-    monkeypatch.setattr(ratio, "shared", lambda p, r, shapes, _: ratio.uniform(p, r, shapes))
+
+    def alike(pattern: str, share: float, shapes: Any, _: Any) -> ratio.Share:
+        return ratio.Share(dict.fromkeys(shapes, ratio.choice(pattern, share)), share, None)
+
+    monkeypatch.setattr(ratio, "shared", alike)
     even = run(model, data, tmp_path / "even", **plain).curves[0].points[0]
     assert mine.zeros == pytest.approx(even.zeros, abs=2e-3)
     assert len(set(even.layers.values())) == 1

@@ -169,8 +169,6 @@ def test_blocks_and_patterns(tried: Callable[..., SimpleNamespace]) -> None:
     assert set(alike.choices) == set(on.shapes)
     assert {c.sparsity for c in alike.choices.values()} == {0.5}
     assert not ratio.Trial(forms=("2:4",))
-    even = ratio.uniform("unstructured", 0.3, on.shapes)
-    assert even.ratio == pytest.approx(0.3, abs=1e-3)
 
 
 def test_the_same_survey_gives_the_same_share(tried: Callable[..., SimpleNamespace]) -> None:

@@ -205,14 +205,6 @@ def everywhere(pattern: str, shapes: Shapes) -> Share:
     return Share(dict.fromkeys(shapes, choice(pattern)), zeros / weights, None)
 
 
-def uniform(pattern: str, ratio: float, shapes: Shapes) -> Share:
-    """The same ratio in every matrix; arguments as for `shared`."""
-    weights = sum(prod(shape) for shape in shapes.values())
-    chosen = dict.fromkeys(shapes, choice(pattern, ratio))
-    zeros = sum(round(ratio * prod(shape)) for shape in shapes.values())
-    return Share(chosen, zeros / weights, None)
-
-
 def shared(pattern: str, ratio: float, shapes: Shapes, scan: Scan) -> Share:
     """`ratio` of all weights zero, each matrix bearing what does the least predicted damage.
 
