@@ -1,8 +1,8 @@
 """Whether zeros that are shared out by predicted damage beat the same ratio in every linear.
 
-For each text: the model pruned at a row of ratios in both ways, calibrated on train.txt, measured on
-the same windows of test.txt. Told are the divergence from the original of both, what both keep, and
-the paired difference of their negative log likelihoods with its 95% interval.
+For each text: the model pruned at a row of ratios in both ways, calibrated on train.txt, measured
+on the same windows of test.txt. Told are the divergence from the original of both, what both keep
+and the paired difference of their negative log likelihoods with its 95% interval.
 
     python benchmarks/bench_ratio.py MODEL --name NAME [--text TEXT ...] [--ratio 0.5 ...]
 
