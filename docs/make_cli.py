@@ -21,7 +21,7 @@ Results go to standard output, progress and errors to standard error.
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `sprue verify --keep` was not met |
+| 1 | `--keep` was not met (`sprue verify`, `sprue sweep --pick`) |
 | 2 | something to mend: the last line says what was expected, what came and what to do |
 | 70 | a fault of sprue itself, with a traceback |
 | 130 | interrupted |

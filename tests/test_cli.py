@@ -20,6 +20,7 @@ from sprue.compress import DEFAULT_WINDOWS, compress
 from sprue.errors import BudgetError, SprueWarning
 from sprue.generate import generate
 from sprue.plan.goal import DEFAULT_BITS
+from sprue.sweep import sweep
 from sprue.verify import verify
 
 
@@ -49,7 +50,7 @@ def verbs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     for module, name in (
         *(("compress", "compress"), ("verify", "verify"), ("generate", "generate")),
-        ("demo_run", "run"),
+        *(("sweep", "sweep"), ("demo_run", "run")),
     ):
         fake = ModuleType(f"sprue.{module}")
         setattr(fake, name, record)
@@ -88,7 +89,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"sprue {sprue.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["compress", "verify", "generate", "demo"])
+@pytest.mark.parametrize("command", ["compress", "verify", "generate", "sweep", "demo"])
 def test_every_command_has_help_with_examples(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_stated_budget_replaces_the_default(
         (["compress", "m", "--out", "o", "--bits", "3", "--seed", "1"], compress),
         (["verify", "m", "o", "--data", "d", "--keep", "99%", "--report", "r.html"], verify),
         (["generate", "o", "--prompt", "x", "--beside", "m", "--temperature", "0.5"], generate),
+        (["sweep", "m", "--data", "a=b,c", "--out", "o", "--pick", "a"], sweep),
         (["demo", "--bits", "3"], demo_run.run),
     ],
 )

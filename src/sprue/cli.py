@@ -1,4 +1,4 @@
-"""The command line: `sprue compress`, `plan`, `verify`, `generate` and `demo`.
+"""The command line: `sprue compress`, `plan`, `verify`, `generate`, `sweep` and `demo`.
 
 Exit codes: 0 done, 1 `--keep` not met, 2 something that the user can mend (said in one line),
 70 a fault of sprue itself (with a traceback), 130 interrupted.
@@ -21,6 +21,7 @@ from sprue import (
     cli_demo,
     cli_generate,
     cli_plan,
+    cli_sweep,
     cli_verify,
 )
 from sprue.errors import SprueError
@@ -39,6 +40,7 @@ _COMMANDS = {
     "plan": cli_plan,
     "verify": cli_verify,
     "generate": cli_generate,
+    "sweep": cli_sweep,
     "demo": cli_demo,
 }
 
@@ -49,6 +51,7 @@ Cut a trained language model down to a stated budget, and prove what was kept.
   plan       say what that would take and give, without doing it
   verify     compare a result with its original: quality, size, speed, memory, energy
   generate   try a result, beside the original if you like
+  sweep      measure which ratio of zeros fits which task
   demo       compress and verify the small model that ships with sprue"""
 
 EXAMPLES = """\

@@ -328,7 +328,7 @@ def _halves(
     """Windows to search with and windows to prove with, by file; no document is in both."""
     documents = texts_of.read(data) if data else list(texts.held)
     tokenizer, context = calibration.tokenizer(job.source), texts.ids.shape[1]
-    halves = texts_of.split(documents, 0.5, job.goal.seed)
+    halves = texts_of.set_apart(documents, 0.5, job.goal.seed)
     first, second = (_windows(tokenizer, half, context, job) for half in halves)
     return first, second
 

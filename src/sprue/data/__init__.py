@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from sprue.data.text import Document, fingerprint, read, split, windows
+from sprue.data.split import set_apart
+from sprue.data.text import Document, fingerprint, read, windows
 
-__all__ = ["Document", "fingerprint", "read", "split", "windows"]
+__all__ = ["Document", "fingerprint", "read", "set_apart", "windows"]

@@ -24,7 +24,6 @@ from torch import Tensor
 from sprue.errors import InputError
 
 SEPARATOR = "<|endoftext|>"
-_FEW = 8  # documents of a file from which some are drawn; fewer are cut
 _NAMED = 8  # keys of a row that a message lists
 _PIECE = 1 << 20  # characters tokenized at once: a tokenizer needs some hundred bytes for each
 
@@ -66,60 +65,6 @@ def read(paths: Iterable[str | Path], characters: int | None = None) -> list[Doc
             raise InputError(f"{file} is empty: give a file with text in it")
         found += [Document(text, str(file)) for text in texts]
     return found
-
-
-def split(
-    documents: Sequence[Document], share: float, seed: int
-) -> tuple[list[Document], list[Document]]:
-    """(the rest, about `share` of the characters of every file), no document in both.
-
-    Whole documents are drawn with the seed; a file with few of them is cut near its end instead.
-
-    Args:
-        documents: from `read`; those of one file must follow one another.
-        share: 0 to below 1.
-        seed: of the draw.
-    """
-    if not share:
-        return list(documents), []
-    rest: list[Document] = []
-    part: list[Document] = []
-    for _, group in groupby(documents, key=lambda document: document.source):
-        mine = list(group)
-        a, b = _drawn(mine, share, seed) if len(mine) >= _FEW else _tail(mine, share)
-        rest, part = rest + a, part + b
-    return rest, part
-
-
-def _drawn(
-    documents: Sequence[Document], share: float, seed: int
-) -> tuple[list[Document], list[Document]]:
-    """Whole documents until they have the share, both parts in the order of the file."""
-    sizes = np.array([len(document.text) for document in documents])
-    order = np.random.default_rng(seed).permutation(len(documents))
-    # the last one drawn is in where that is nearer to the share
-    before = sizes[order].cumsum() - sizes[order] / 2
-    chosen = {int(i) for i in order[before < share * sizes.sum()]}
-    return (
-        [d for i, d in enumerate(documents) if i not in chosen],
-        [d for i, d in enumerate(documents) if i in chosen],
-    )
-
-
-def _tail(documents: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
-    """The text cut at the line end nearest to where the share begins."""
-    left = (1 - share) * sum(len(document.text) for document in documents)
-    for i, document in enumerate(documents):
-        if left < len(document.text):
-            at = document.text.find("\n", int(left)) + 1 or int(left)
-            parts = document.text[:at], document.text[at:]
-            head, tail = (Document(text, document.source) for text in parts)
-            return (
-                [*documents[:i], *([head] if parts[0].strip() else [])],
-                [*([tail] if parts[1].strip() else []), *documents[i + 1 :]],
-            )
-        left -= len(document.text)
-    return list(documents), []
 
 
 def fingerprint(paths: Iterable[str | Path]) -> str:

@@ -69,7 +69,7 @@ def read(
         raise InputError(
             f"the model takes at most {limit} tokens, a context of {context} was given"
         )
-    documents, rest = data.split(data.read(files), held, seed)
+    documents, rest = data.set_apart(data.read(files), held, seed)
     size = context or min(limit, _LONGEST)
     ids = data.windows(tokenizer(source), documents, size, windows, seed)
     return Calibration(ids, files, tuple(rest))

@@ -118,7 +118,7 @@ class Job:
         if not goal.measures:
             return None
         demands = goal.demands if goal.preset == design.BEST else None
-        stream = self._stream(_spaced(ids, _SURVEYED))
+        stream = self._stream(surveyed(ids))
         found = survey(stream, seed=goal.seed, demands=demands, progress=lambda _: advance())
         if not goal.refines:
             return found
@@ -150,6 +150,11 @@ class Job:
     def _stream(self, ids: Tensor) -> Stream:
         batch = batch_of(ids.shape[1])
         return Stream(self.source, ids, batch, self.device, resident=RESIDENT)
+
+
+def surveyed(ids: Tensor) -> Tensor:
+    """The windows that a survey runs: evenly spaced, so that every text takes part."""
+    return _spaced(ids, _SURVEYED)
 
 
 def _spaced(ids: Tensor, count: int) -> Tensor:

@@ -17,6 +17,7 @@ from sprue.proof.form import asked, percent, signed, size
 
 if TYPE_CHECKING:
     from sprue.proof.layers import Matrix
+    from sprue.proof.machine import Machine
     from sprue.proof.report import Report
 
 
@@ -26,7 +27,7 @@ def render(report: Report) -> str:
     found = layers.matrices(artifact.get("tensors", {}))
     inside = [matrix for matrix in found if matrix.layer is not None]
     return _template().render(
-        css=Markup(_file("report.css")),
+        css=Markup(file("report.css")),
         version=report.machine.versions["sprue"],
         date=report.machine.date.replace("T", " ").replace("+00:00", " UTC"),
         result_name=report.result,
@@ -37,7 +38,7 @@ def render(report: Report) -> str:
         matrices=found,
         method=_method(report),
         measured=_measured(report),
-        machine=_machine(report),
+        machine=machine_lines(report.machine),
         told=report.artifact is not None,
         made=_made(artifact),
         fallbacks=[_words(fallback) for fallback in artifact.get("fallbacks", [])],
@@ -48,10 +49,11 @@ def render(report: Report) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(_file("report.html"))
+    return environment.from_string(file("report.html"))
 
 
-def _file(name: str) -> str:
+def file(name: str) -> str:
+    """The text of a file beside this one."""
     return resources.files("sprue.proof").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -216,8 +218,8 @@ def _measured(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-def _machine(report: Report) -> list[tuple[str, str]]:
-    machine = report.machine
+def machine_lines(machine: Machine) -> list[tuple[str, str]]:
+    """What a measurement ran on, in words."""
     lines = [
         ("Processor", machine.processor),
         ("Cores", f"{machine.cores}, of which torch uses {machine.threads}"),

@@ -10,7 +10,7 @@ from sprue.proof.intervals import Estimate
 from sprue.proof.layers import Matrix
 from sprue.proof.quality import Sample, Verdict
 
-_LEFT, _RIGHT = 46.0, 12.0  # margins of a plot with an axis on the left
+LEFT, RIGHT = 46.0, 12.0  # margins of a plot with an axis on the left
 _POINTS = 1500  # of a file at most in a scatter plot: more would only be ink
 KINDS = 6  # of marks that can be told apart
 
@@ -85,16 +85,16 @@ def losses(samples: Sequence[Sample]) -> str:
     ys = [float(v) for s in samples for v in s.difference]
     spread = max(max(map(abs, ys)), 1e-6)
     x_low, x_high = _padded(min(xs), max(xs))
-    plot = _Axes((x_low, x_high), _padded(min(0, min(ys)), max(0.2 * spread, max(ys))), 250)
+    plot = Axes((x_low, x_high), _padded(min(0, min(ys)), max(0.2 * spread, max(ys))), 250)
     parts = plot.frame(
         "negative log likelihood of the original, nats per token",
         "result minus original, nats per token",
     )
-    parts += [svg.line(_LEFT, plot.y(0), svg.WIDTH - _RIGHT, plot.y(0), "rule")]
+    parts += [svg.line(LEFT, plot.y(0), svg.WIDTH - RIGHT, plot.y(0), "rule")]
     for i, sample in enumerate(samples):
         stride = math.ceil(len(sample.original) / _POINTS)
         pairs = zip(sample.original[::stride], sample.difference[::stride], strict=True)
-        parts += [_mark(i, plot.x(float(a)), plot.y(float(d)), 2.6) for a, d in pairs]
+        parts += [mark(i, plot.x(float(a)), plot.y(float(d)), 2.6) for a, d in pairs]
     worse = sum(v > 0 for v in ys) / len(ys)
     return svg.drawing(
         plot.height,
@@ -107,7 +107,7 @@ def losses(samples: Sequence[Sample]) -> str:
 
 def legend_mark(i: int) -> str:
     """The mark of file `i` for a legend."""
-    return f'<svg viewBox="0 0 12 12" aria-hidden="true" class="key">{_mark(i, 6, 6, 4)}</svg>'
+    return f'<svg viewBox="0 0 12 12" aria-hidden="true" class="key">{mark(i, 6, 6, 4)}</svg>'
 
 
 def error_by_layer(found: Sequence[Matrix]) -> str:
@@ -115,7 +115,7 @@ def error_by_layer(found: Sequence[Matrix]) -> str:
     table = layers.by_layer(found)
     means = {layer: layers.mean_error(some) for layer, some in table.items()}
     top = max((m.error for some in table.values() for m in some), default=0.0)
-    plot = _Axes((min(table) - 0.6, max(table) + 0.6), (0, 1.08 * top or 1.0), 220, whole=True)
+    plot = Axes((min(table) - 0.6, max(table) + 0.6), (0, 1.08 * top or 1.0), 220, whole=True)
     parts = plot.frame("layer", "error, share of tr(W H Wᵀ)")
     for some in table.values():
         parts += [
@@ -150,7 +150,7 @@ def bits_by_layer(found: Sequence[Matrix]) -> str:
     outside = [m for m in found if m.layer is None]
     bars = {str(layer): layers.mean_bits(some) for layer, some in table.items()}
     bars |= {m.kind: m.bits_per_weight for m in outside}
-    plot = _Axes((-0.6, len(bars) - 0.4), (0, 1.08 * max(bars.values())), 220, ticks_x=False)
+    plot = Axes((-0.6, len(bars) - 0.4), (0, 1.08 * max(bars.values())), 220, ticks_x=False)
     parts = plot.frame("layer", "bits per weight")
     every = max(1, math.ceil(len(table) / 12))
     width = 0.72 * plot.unit
@@ -184,7 +184,7 @@ def bits_by_layer(found: Sequence[Matrix]) -> str:
 def error_by_kind(found: Sequence[Matrix]) -> str:
     """The error of every matrix: a row for each kind of linear, a column for each layer."""
     digits = 2 if max(m.error for m in found) < 0.1 else 1
-    return _heat(
+    return heat(
         found,
         "Stored error by kind of linear",
         lambda m: m.error,
@@ -195,7 +195,7 @@ def error_by_kind(found: Sequence[Matrix]) -> str:
 
 def bits_by_kind(found: Sequence[Matrix]) -> str:
     """The same for bits per weight."""
-    return _heat(
+    return heat(
         found,
         "Bits per weight by kind of linear",
         lambda m: m.bits_per_weight,
@@ -204,7 +204,7 @@ def bits_by_kind(found: Sequence[Matrix]) -> str:
     )
 
 
-def _heat(
+def heat(
     found: Sequence[Matrix],
     title: str,
     value: Callable[[Matrix], float],
@@ -226,12 +226,10 @@ def _heat(
         x, y = left + width * columns[m.layer or 0], 8 + height * kinds.index(m.kind)
         share = ramp(value(m))
         hint = f"{m.module}: {value(m):.3e}"
-        parts += [_cell(x, y, width, height, share, hint)]
+        parts += [cell(x, y, width, height, share, hint)]
         if width >= 30:
-            kind = (
-                "cell-text on" if share > 0.87 else "cell-text mid" if share > 0.6 else "cell-text"
-            )
-            parts += [svg.text(x + width / 2, y + height / 2 + 4, form(value(m)), kind, "middle")]
+            shown, kind = form(value(m)), cell_text(share)
+            parts += [svg.text(x + width / 2, y + height / 2 + 4, shown, kind, "middle")]
     bottom = 8 + height * len(kinds)
     every = max(1, math.ceil(len(columns) / 12))
     parts += [
@@ -250,7 +248,13 @@ def _heat(
     )
 
 
-def _cell(x: float, y: float, width: float, height: float, share: float, hint: str) -> str:
+def cell_text(share: float) -> str:
+    """The class of words that stand on a cell of this strength."""
+    return "cell-text on" if share > 0.87 else "cell-text mid" if share > 0.6 else "cell-text"
+
+
+def cell(x: float, y: float, width: float, height: float, share: float, hint: str) -> str:
+    """A cell of a heat map; `share` of 0 to 1 is how strong it is."""
     gap = 1.0 if width > 6 else 0.2
     # The fill's opacity carries the value, so that the ramp works on light and on dark paper.
     return svg.shape(
@@ -265,7 +269,7 @@ def _cell(x: float, y: float, width: float, height: float, share: float, hint: s
     )
 
 
-class _Axes:
+class Axes:
     """A plot with an axis on the left and one below."""
 
     def __init__(
@@ -278,7 +282,7 @@ class _Axes:
     ) -> None:
         self.xs, self.ys, self.height = xs, ys, height
         self.bottom = height - 36
-        self.x = svg.scale(xs, (_LEFT, svg.WIDTH - _RIGHT))
+        self.x = svg.scale(xs, (LEFT, svg.WIDTH - RIGHT))
         self.y = svg.scale(ys, (self.bottom, 22))
         self.unit = self.x(1) - self.x(0)
         self._whole, self._ticks_x = whole, ticks_x
@@ -288,10 +292,10 @@ class _Axes:
         parts = [svg.text(0, 11, beside, "axis-name")]
         for value in svg.ticks(*self.ys, count=5):
             y = self.y(value)
-            parts += [svg.line(_LEFT, y, svg.WIDTH - _RIGHT, y, "grid")]
-            parts += [svg.text(_LEFT - 6, y + 4, _plain(value), "tick", "end")]
-        parts += [svg.line(_LEFT, self.bottom, svg.WIDTH - _RIGHT, self.bottom, "axis")]
-        middle = (_LEFT + svg.WIDTH - _RIGHT) / 2
+            parts += [svg.line(LEFT, y, svg.WIDTH - RIGHT, y, "grid")]
+            parts += [svg.text(LEFT - 6, y + 4, _plain(value), "tick", "end")]
+        parts += [svg.line(LEFT, self.bottom, svg.WIDTH - RIGHT, self.bottom, "axis")]
+        middle = (LEFT + svg.WIDTH - RIGHT) / 2
         parts += [svg.text(middle, self.bottom + 31, below, "axis-name", "middle")]
         if self._ticks_x:
             found = svg.ticks(*self.xs, count=8)
@@ -312,7 +316,7 @@ def _whisker(x: svg.Scale, y: float, estimate: Estimate, kind: str) -> list[str]
     ]
 
 
-def _mark(i: int, x: float, y: float, r: float) -> str:
+def mark(i: int, x: float, y: float, r: float) -> str:
     """A mark whose shape and color tell file `i` from the others."""
     kind = f"mark m{i % KINDS}"
     corners = {

@@ -1,0 +1,109 @@
+"""Which ratio of zeros fits which task and model: `sprue sweep` on base6m and on a smaller model.
+
+For each of the four texts train.txt is calibrated on and test.txt measured with, in windows of 256
+tokens; every point is also measured on the three other texts. Unstructured zeros are shared out by
+predicted damage; N:4 patterns are the same in every linear.
+
+The smaller model is not in the repository; it is made from the same texts with
+
+    python demo/train.py TEXT --out SMALL --minutes 40 --hidden 128 --layers 4 --heads 4 \\
+        --kv-heads 2 --ffn 384
+
+    python benchmarks/bench_sweep.py [--small SMALL] [--work DIR] [--only base6m|small] \\
+        [--row RATIOS] [--pattern P ...]
+
+Points are kept in DIR (by default a folder of the system for temporary files), so that a run that
+was cut short goes on there; results/sweep/NAME.json gets the figures of all points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import common  # isort: skip  # before torch, which then takes one thread
+
+WINDOWS, CONTEXT, SEED = 24, 256, 0
+ROW = "0..90%"
+PATTERNS = ("unstructured", "N:4")
+KEEP = "99%"
+
+
+def measure(name: str, model: Path, args: argparse.Namespace) -> common.Json:
+    """One sweep in a process of its own."""
+    stamp = common.stamp()
+    data = [
+        word
+        for text in common.TEXTS
+        for word in (
+            "--data",
+            f"{text}={common.ASSETS}/text/{text}/train.txt,{common.ASSETS}/text/{text}/test.txt",
+        )
+    ]
+    numbers = {"--windows": WINDOWS, "--context": CONTEXT, "--seed": SEED}
+    options = [str(word) for pair in numbers.items() for word in pair]
+    options += [word for pattern in args.pattern or PATTERNS for word in ("--pattern", pattern)]
+    command = [
+        "sweep",
+        model,
+        *data,
+        "--out",
+        args.work / name,
+        "--sparsity",
+        args.row,
+        "--keep",
+        KEEP,
+    ]
+    ran = common.sprue([*command, *options, "--quiet", "--json"], args.work / f"{name}.cost.json")
+    cost = {key: ran["cost"][key] for key in ("seconds", "cpu_seconds", "peak_bytes")}
+    printed = {key: value for key, value in ran["printed"].items() if key not in ("model", "pick")}
+    return {"model": name, **shape(model), **printed, "cost": cost, "stamp": stamp}
+
+
+def shape(model: Path) -> common.Json:
+    """What tells the models apart."""
+    from sprue import models
+    from sprue.plan import design
+
+    source = models.open(model)
+    config = {key: source.raw[key] for key in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    return {"config": config, "weights": design.matrices(source).weights}
+
+
+def show(found: common.Json) -> None:
+    """A line for each curve."""
+    for curve in found["curves"]:
+        enough = curve["keeps"]
+        kept = "none" if enough is None else f"{100 * enough['ratio']:.1f}%"
+        bend = curve["knee"]
+        knee = "none" if bend is None else f"{100 * bend['ratio']:.1f}%"
+        print(
+            f"{found['model']:8} {curve['task']:10} {curve['pattern']:14} knee {knee:>6}  "
+            f"keeps 99% up to {kept:>6}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", type=Path, help="folder of the smaller model")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "sprue-sweep")
+    parser.add_argument("--row", default=ROW, help="ratios of unstructured zeros")
+    parser.add_argument("--pattern", action="append", help="in the place of unstructured and N:4")
+    parser.add_argument("--only", choices=("base6m", "small"))
+    args = parser.parse_args()
+    common.require_assets()
+    args.work.mkdir(parents=True, exist_ok=True)
+    found = {"base6m": common.BASE, "small": args.small}
+    for name, model in found.items():
+        if model is None or args.only not in (None, name):
+            continue
+        common.save(f"sweep/{name}", measure(name, model, args))
+        done = common.load(f"sweep/{name}")
+        assert done is not None
+        show(done)
+
+
+if __name__ == "__main__":
+    main()
