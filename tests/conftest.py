@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 
 # Before torch is imported, which reads them once. Two processes with two threads each stall one
 # another on two cores.
@@ -226,3 +227,40 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def taught(
+    speaking: Callable[..., Path],
+    corpus: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
+    """dtype -> a tiny model that knows the corpus a little; read only, shared.
+
+    What is cut out of one that knows nothing is not missed.
+    """
+    made: dict[torch.dtype, Path] = {}
+
+    def make(dtype: torch.dtype = torch.float32) -> Path:
+        if dtype not in made:
+            made[dtype] = tmp_path_factory.mktemp("taught") / "model"
+            shutil.copytree(speaking("llama", num_hidden_layers=2), made[dtype])
+            _teach(made[dtype], corpus().read_text(encoding="utf-8"), dtype)
+        return made[dtype]
+
+    return make
+
+
+def _teach(path: Path, text: str, dtype: torch.dtype) -> None:
+    """A few steps of AdamW on windows of 32 tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    ids = torch.tensor(AutoTokenizer.from_pretrained(path)(text).input_ids)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(120):
+        batch = ids[step % 8 * 512 :][:512].view(16, 32)
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.to(dtype).save_pretrained(path)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sprue import cli, smallest
 from sprue.errors import InputError
@@ -22,20 +19,8 @@ QUICK: dict[str, Any] = {"windows": 8, "context": 32, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def source(speaking: Folder, corpus: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that knows the text a little: one that knows nothing has nothing to lose."""
-    path = tmp_path_factory.mktemp("trained") / "model"
-    shutil.copytree(speaking("llama", num_hidden_layers=2), path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    ids = torch.tensor(AutoTokenizer.from_pretrained(path)(corpus().read_text()).input_ids)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(120):
-        batch = ids[step % 8 * 512 :][:512].view(16, 32)
-        model(batch, labels=batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(path)
-    return path
+def source(taught: Folder) -> Path:
+    return taught()
 
 
 @pytest.fixture(scope="module")

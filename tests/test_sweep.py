@@ -53,13 +53,13 @@ def run(model: Path, data: Any, out: Path, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def swept(
-    speaking: Callable[..., Path],
+    taught: Callable[..., Path],
     texts: dict[str, list[Path]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> SimpleNamespace:
     """A sweep of both tasks, made once; read only."""
     out = tmp_path_factory.mktemp("swept") / "sweep"
-    model = speaking("llama", torch.bfloat16, num_hidden_layers=2)
+    model = taught(torch.bfloat16)
     state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     report = run(model, texts, out, sparsity="30%,80%", pick="code", keep=0.9)
     after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
