@@ -15,7 +15,7 @@ from sprue.weights.patterns import UNSTRUCTURED
 DAMPING = 0.001
 # Shares of zeros that are tried on every matrix where it may have any; the program mixes them.
 LEVELS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_RANKS = (0, 8, 32)  # beside zeros
+_REPAIR = 8  # the smaller side over this is the rank that is tried beside zeros, and none
 _FACTOR_BITS = 4
 
 
@@ -96,7 +96,6 @@ class Demands:
             return []
         own = patterns.parse(self.form).sparsity
         shares = LEVELS if own is None else (own,)
-        ranks = [rank for rank in _RANKS if 4 * rank <= min(shape)]
         return [
             Choice(
                 rank=rank,
@@ -106,7 +105,7 @@ class Demands:
                 sparsity=share,
             )
             for share in shares
-            for rank in ranks
+            for rank in (0, min(shape) // _REPAIR)
         ]
 
     def limits(self, linears: Shapes, heads: Mapping[str, Shape]) -> dict[str, float]:

@@ -11,6 +11,7 @@ Wanda (16-bit Q), a whitened SVD (no Q), CALDERA (no mask), SLiM (all of it).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -292,7 +293,7 @@ def _beside_zeros(p: Problem, U: Tensor, choice: Choice, seed: int) -> tuple[Ten
     costs = rates.spread(np.ones(len(U)), U.numpy())
     best, found = float("inf"), 0
     for rank in (0, *ranks):
-        part = _sample(p, costs, choice, (L[:, :rank], R[:rank], width))
+        (part,) = _samples(p, costs, [choice], (L[:, :rank], R[:rank], width))
         code = choice.bits - side_bits(p.W.shape) - part.beside
         if code <= 0:
             break
@@ -329,43 +330,73 @@ class Sample:
     times: float
 
 
-def pruned_sample(p: Problem, U: Tensor, choice: Choice, seed: int) -> Sample:
-    """What zeros do beside factors of the stated rank, found on some of the rows.
+def pruned_samples(p: Problem, U: Tensor, menu: Sequence[Choice], seed: int) -> list[Sample]:
+    """What zeros do beside factors of the stated ranks, found on some of the rows.
 
     Args:
         p: the whole matrix.
         U: float32 [in, in], its feedback factor.
-        choice: pattern, sparsity, rank, bits of the factors.
+        menu: patterns, sparsities, ranks and bits of the factors.
         seed: of the sketch.
     """
-    width, rank = choice.factor_bits or _BESIDE_ZEROS, min(choice.rank or 0, *p.W.shape)
-    L, R = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
-    if rank:
-        L, R = _sketch(p, U, rank, seed)
-    return _sample(p, rates.spread(np.ones(len(U)), U.numpy()), choice, (L, R, width))
+    costs = rates.spread(np.ones(len(U)), U.numpy())
+    found: dict[Choice, Sample] = {}
+    for (rank, width), alike in _alike(menu).items():  # one sketch, and what H decides, once
+        L, R = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
+        if rank:
+            L, R = _sketch(p, U, min(rank, *p.W.shape), seed)
+        found |= zip(alike, _samples(p, costs, alike, (L, R, width)), strict=True)
+    return [found[choice] for choice in menu]
 
 
-def _sample(
-    p: Problem, costs: rates.Spread, choice: Choice, beside: tuple[Tensor, Tensor, int]
-) -> Sample:
+def _alike(menu: Sequence[Choice]) -> dict[tuple[int, int], list[Choice]]:
+    """(rank, bits of factors) -> the choices that have them."""
+    found: dict[tuple[int, int], list[Choice]] = {}
+    for choice in menu:
+        key = choice.rank or 0, choice.factor_bits or _BESIDE_ZEROS
+        found.setdefault(key, []).append(choice)
+    return found
+
+
+def _samples(
+    p: Problem, costs: rates.Spread, menu: Sequence[Choice], beside: tuple[Tensor, Tensor, int]
+) -> list[Sample]:
+    """For each of the choices, which differ in their zeros alone."""
     L, R, width = beside
     some = slice(None, None, max(1, len(p.W) // _FEW))
     W, g = p.W[some] - _stored(L[some], R, width), p.importance[some]
-    pattern = patterns.parse(choice.pattern or "")
     seen = replace(p, W=W, importance=g)
-    pruned, _ = zeros.jointly(_task(seen, pattern, choice.sparsity), choice.mask_steps)
-    q = replace(seen, W=pruned.V, mask=pruned.mask)
-    row = row_steps(q.W, q.mask)
-    shape = (len(p.W), p.W.shape[1])
+    tasks = [_task(seen, patterns.parse(c.pattern or ""), c.sparsity) for c in menu]
     whole = _energy(p.W, p.H, p.importance)
+    times = whole / max(_energy(p.W[some], p.H, g), _TINY) if whole else 1.0
+    taken = factors_bits(p.W.shape, len(R), width)
+    pruned = zeros.each(tasks, menu[0].mask_steps)
+    return [
+        _sample(seen, costs, task, found, (len(p.W), p.W.shape[1]), taken, times)
+        for task, found in zip(tasks, pruned, strict=True)
+    ]
+
+
+def _sample(
+    p: Problem,
+    costs: rates.Spread,
+    task: zeros.Task,
+    pruned: zeros.Pruned,
+    shape: tuple[int, int],
+    taken: float,
+    times: float,
+) -> Sample:
+    """Of some rows p, with the shape of the whole matrix and the bits that its factors take."""
+    q = replace(p, W=pruned.V, mask=pruned.mask)
+    row = row_steps(q.W, q.mask)
     return Sample(
-        g,
+        p.importance,
         row,
         _spread_over(q, costs, row),
-        _energy(W - pruned.V, p.H, g),
-        1 - patterns.zeros_of(pattern, choice.sparsity, shape[1]),
-        mask_bits(shape, pattern) + factors_bits(shape, len(R), width),
-        whole / max(_energy(p.W[some], p.H, g), _TINY) if whole else 1.0,
+        _energy(p.W - pruned.V, p.H, p.importance),
+        1 - patterns.zeros_of(task.pattern, task.sparsity, shape[1]),
+        mask_bits(shape, task.pattern) + taken,
+        times,
     )
 
 

@@ -84,8 +84,7 @@ def with_zeros(
     U = decompose.single(inverse_factor(H, problem.ridge))
     mean = float(importance.to(torch.float64).mean())
     found = []
-    for choice in menu:
-        part = decompose.pruned_sample(problem, U, choice, seed)
+    for part in decompose.pruned_samples(problem, U, menu, seed):
         steps = np.exp2(2 * part.row / trellis.ROW_OCTAVE) * part.importance
         found.append(
             Outlook(

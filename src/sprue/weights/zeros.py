@@ -13,7 +13,7 @@ much as those after.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,9 +79,7 @@ def jointly(
         steps: in each of the stages, and of the fit under the final mask.
         low_rank: fits the low-rank part to what it is given, [out, in] -> L R; None: there is none.
     """
-    scale = (task.H.diagonal() + task.ridge).sqrt()
-    H = task.H / scale / scale[:, None]
-    H.diagonal().fill_(1.0)
+    H, scale = _even(task)
     beside = None if low_rank is None else low_rank(task.W)
     X = _aim(task, beside, scale)
     state = _State(X, torch.zeros_like(X), _mask(task, X))
@@ -94,13 +92,36 @@ def jointly(
             beside = low_rank(task.W - state.Z / scale)
             X = _aim(task, beside, scale)
         state.dual *= before / pull
-        _run(task, state, X, H, pull, steps)
+        _run(task, state, X, _inverse(H, pull), pull, steps)
         before = pull
     del state.dual
-    for part in range(0, len(X), _ROWS):
-        rows = slice(part, part + _ROWS)
-        _fit(state.Z[rows], X[rows], H, state.mask[rows], steps)
+    _fitted(state, X, H, steps)
     return Pruned(state.Z / scale, state.mask), beside
+
+
+def each(tasks: Sequence[Task], steps: int) -> list[Pruned]:
+    """The same for several tasks with one H and ridge, without low-rank parts.
+
+    What H alone decides is worked out once for all of them.
+    """
+    if not tasks:
+        return []
+    H, scale = _even(tasks[0])
+    aims = [_aim(task, None, scale) for task in tasks]
+    states = [
+        _State(X * mask, torch.zeros_like(X), mask)
+        for X, mask in ((X, _mask(task, X)) for task, X in zip(tasks, aims, strict=True))
+    ]
+    before = _PULLS[0]
+    for pull in _PULLS:
+        inverse = _inverse(H, pull)
+        for task, X, state in zip(tasks, aims, states, strict=True):
+            state.dual *= before / pull
+            _run(task, state, X, inverse, pull, steps)
+        before = pull
+    for X, state in zip(aims, states, strict=True):
+        _fitted(state, X, H, steps)
+    return [Pruned(state.Z / scale, state.mask) for state in states]
 
 
 @dataclass
@@ -110,9 +131,16 @@ class _State:
     mask: Tensor
 
 
-def _run(task: Task, state: _State, X: Tensor, H: Tensor, pull: float, steps: int) -> None:
-    """`steps` of the method at one pull; in coordinates in which H has a diagonal of 1."""
-    inverse = _inverse(H, pull)
+def _even(task: Task) -> tuple[Tensor, Tensor]:
+    """(H in coordinates in which its diagonal is 1, what takes weights there)."""
+    scale = (task.H.diagonal() + task.ridge).sqrt()
+    H = task.H / scale / scale[:, None]
+    H.diagonal().fill_(1.0)
+    return H, scale
+
+
+def _run(task: Task, state: _State, X: Tensor, inverse: Tensor, pull: float, steps: int) -> None:
+    """`steps` of the method at one pull, with (H + pull)^-1."""
     still = X - pull * (X @ inverse)  # X H (H + pull)^-1
     for _ in range(steps):
         Y = torch.addmm(still, state.Z - state.dual, inverse, alpha=pull)
@@ -120,6 +148,13 @@ def _run(task: Task, state: _State, X: Tensor, H: Tensor, pull: float, steps: in
         state.mask = _mask(task, Y)
         state.Z = Y * state.mask
         state.dual = Y.sub_(state.Z)
+
+
+def _fitted(state: _State, X: Tensor, H: Tensor, steps: int) -> None:
+    """What stays, fitted under the final mask; in place."""
+    for part in range(0, len(X), _ROWS):
+        rows = slice(part, part + _ROWS)
+        _fit(state.Z[rows], X[rows], H, state.mask[rows], steps)
 
 
 def _fit(Z: Tensor, X: Tensor, H: Tensor, mask: Tensor, steps: int) -> None:
