@@ -12,7 +12,7 @@ import pytest
 
 from sprue import cli, models
 from sprue.compress import compress
-from sprue.errors import ResourceError
+from sprue.errors import InputError, ResourceError
 from sprue.plan import checkpoint, walk
 
 Folder = Callable[..., Path]
@@ -242,3 +242,35 @@ def test_the_command_says_so(
     packed.go()
     assert cli.main(argv) == 0
     assert f"got as far as block 2 of {BLOCKS}: going on" in capsys.readouterr().err
+
+
+def test_resume_refuses_what_another_command_left(
+    source: Path, whole: Path, corpus: Folder, tmp_path: Path, packed: Packed
+) -> None:
+    """Which part differs is said, and nothing of what was saved is lost."""
+    out = tmp_path / "out"
+    packed.stop(12, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        compress(source, out, calibrate=[corpus()], **QUICK)
+    packed.go()
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / ".out.partial").iterdir()}
+    for changes, words in [
+        ({"bits": 4.0}, "the budget, recipe or seed differ"),
+        ({"seed": 1}, "the budget, recipe or seed"),
+        ({"windows": 4}, "the calibration text differ"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            compress(source, out, calibrate=[corpus()], resume=True, **{**QUICK, **changes})
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / ".out.partial").iterdir()}
+    assert after == before
+    done = packed.count
+    compress(source, out, calibrate=[corpus()], resume=True, **QUICK)
+    assert packed.count - done < 3 + 7 * BLOCKS
+    assert content(out) == content(whole)
+
+
+def test_resume_with_nothing_saved_begins(
+    source: Path, whole: Path, corpus: Folder, tmp_path: Path
+) -> None:
+    compress(source, tmp_path / "out", calibrate=[corpus()], resume=True, **QUICK)
+    assert content(tmp_path / "out") == content(whole)

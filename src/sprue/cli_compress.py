@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--resume",
         action="store_true",
-        help="go on where this same command was killed or interrupted, and refuse to begin anew "
-        "(without it: go on where that can be, else begin)",
+        help="go on where this same command was killed or interrupted, and refuse where what was "
+        "left is of another model, text, budget or version (without it: such is replaced)",
     )
     cli_common.add_common(parser, seed=None)
     add("--json", action="store_true", help="print the report as JSON")

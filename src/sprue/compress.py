@@ -107,8 +107,8 @@ def compress(
         device: where blocks run ("cpu", "cuda").
         windows: at most so many calibration windows.
         context: tokens in a window; None: what the model allows, at most 512.
-        resume: go on where this command was stopped, and refuse to begin anew; else it goes on
-            where it can.
+        resume: go on where this command was stopped, and refuse what another command left; else
+            that is replaced.
         progress: whether to show forecast and progress on standard error.
 
     Raises:

@@ -274,10 +274,10 @@ class _Scratch:
         if self.folder.exists() and not self._mark.is_file():
             raise InputError(f"{self.folder} is in the way and is not sprue's: remove or rename it")
         saved = self._read()
-        if self._required and saved.get("key") != self._key:
+        if self._required and saved.get("key", self._key) != self._key:
             raise InputError(
-                f"there is no unfinished work of this command for {self.out} to resume: leave "
-                "--resume out to begin"
+                f"the unfinished work for {self.out} is of another command: give the same again, "
+                "or leave --resume out to begin anew"
             )
         if saved.get("key") == self._key:
             self._losses = dict(saved["losses"])

@@ -38,14 +38,14 @@ class Checkpoint:
     Args:
         writer: holds shards and state.
         key: of the command and all it reads; a state under another key is not taken up.
-        required: whether there must be a state of this key.
+        required: whether a state of another key is refused, not replaced.
 
     Attributes:
         block: the block that comes next; 0 where nothing was saved.
         resumed: whether an earlier run saved its plan, at least.
 
     Raises:
-        InputError: a state is required, and there is none, or one of another command.
+        InputError: a state of another command was saved, and it is not to be replaced.
     """
 
     def __init__(self, writer: Writer, key: str, required: bool = False) -> None:
@@ -173,11 +173,7 @@ def key_of(source: Source, goal: Goal, ids: Tensor, device: str) -> str:
 
 def _check_same(writer: Writer, key: str) -> None:
     saved = writer.saved_key
-    if saved is None:
-        raise InputError(
-            f"there is no unfinished work for {writer.out} to resume: leave --resume out to begin"
-        )
-    if saved == key:
+    if saved is None or saved == key:  # killed before anything was saved, it begins again
         return
     old, new = json.loads(saved), json.loads(key)
     other = [name for name in new if old.get(name) != new[name]]
