@@ -97,7 +97,8 @@ def decompose(
     if choice.grid == "raw" and choice.pattern is None:
         meta, tensors = raw.pack(problem.W if W.dtype == torch.float64 else W)
     else:
-        meta, tensors = _solve(problem, choice, seed, threads, W.dtype)
+        dtype = torch.float32 if W.dtype == torch.float64 else W.dtype
+        meta, tensors = _solve(problem, choice, seed, threads, dtype)
     error = _stored_error(problem.W, problem.H, meta, tensors)
     return Packed((W.shape[0], W.shape[1]), meta, tensors, error)
 
