@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import common
 import plot
+import tables_sparsity
 
 HEAD = """\
 # Results
@@ -25,7 +26,7 @@ def main() -> None:
     if points:
         (common.HERE / "curve.svg").write_text(plot.draw(points, peers), encoding="utf-8")
         parts += [goals(points, peers), curve(points, peers), presets(points, peers)]
-    parts += [part for part in (caldera(), memory(), speed()) if part]
+    parts += [part for part in (caldera(), tables_sparsity.section(), memory(), speed()) if part]
     text = "\n".join(part.rstrip() + "\n" for part in parts)
     (common.HERE / "RESULTS.md").write_text(text, encoding="utf-8")
 
