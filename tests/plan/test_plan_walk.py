@@ -131,6 +131,23 @@ def test_aiming_makes_up_for_what_was_lost_before(
     assert near < far
 
 
+@pytest.mark.parametrize("how", ["joint", "sweep"])
+def test_what_is_pruned_is_aimed_too(
+    how: str, surveyed: Any, walked: Any, windows: Tensor, tmp_path: Path
+) -> None:
+    """On the calibration windows themselves: 16 bits beside zeros take the aim as codes do."""
+    on = surveyed("llama")
+    choice = Choice("raw", pattern="2:4", zeros=how)  # type: ignore[arg-type]
+    tensors = dict.fromkeys(on.parts.linears, choice)
+    done = [
+        walked(on.source, windows, Recipe(tensors, shift=s, importance=False), tmp_path / str(s))
+        for s in (True, False)
+    ]
+    target = logits(done[0].original(), windows)
+    aimed, plain = (float((logits(d.loaded(), windows) - target).square().mean()) for d in done)
+    assert aimed < plain
+
+
 def test_what_a_recipe_does_not_name_stays(
     kind: str, surveyed: Any, walked: Any, windows: Tensor, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ The mask, the weights that stay and the low-rank part are found together, by the
 direction method of multipliers: one step solves for all weights with a pull towards the masked
 ones, the next chooses the mask anew. The pull grows, so that the mask settles; then the weights
 are fitted to the least squares under the final mask by conjugate gradients (Boyd et al. 2011,
-section 9.1; ALPS, Meng et al. 2024, sections 3.1 and 3.2, and Boža 2024 prune language models so).
+section 9.1; ALPS, Meng et al. 2024, sections 3.2 and 3.3, and Boža 2024 prune language models so).
 Against a sweep that decides column by column (SparseGPT), weights before a zero make up for it as
 much as those after.
 """
