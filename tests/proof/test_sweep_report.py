@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from sprue.proof import sweep_plots
 from sprue.proof.machine import Machine
 from sprue.proof.point import Curve, Point
 from sprue.proof.quality import Sample
@@ -133,3 +134,12 @@ def test_a_point_is_read_as_it_was_told() -> None:
     after = Point.from_dict(json.loads(json.dumps(before.as_dict())))
     assert after.as_dict() == before.as_dict()
     assert after.quality == before.quality
+
+
+def test_what_lies_outside_of_a_plot_is_cut_where_it_leaves() -> None:
+    outline = [(0.0, 100.0), (10.0, 100.0), (10.0, 0.0), (0.0, 80.0)]
+    cut = sweep_plots._below(outline, -50.0, -1)
+    assert cut == [(0.0, 100.0), (10.0, 100.0), (10.0, 50.0), (3.75, 50.0), (0.0, 80.0)]
+    assert sweep_plots._below([(0.0, 100.0), (10.0, 0.0)], -50.0, -1)[:2] == [(0, 100), (5, 50)]
+    assert sweep_plots._below([(0.0, 10.0), (10.0, 0.0)], -50.0, -1) == []
+    assert sweep_plots._below(outline, 200.0) == outline
