@@ -202,9 +202,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _stamps(found: Sequence[common.Json]) -> str:
     return " ".join(
-        f"{f['model']}: {f['cost']['cpu_seconds']:.0f} CPU seconds with one thread, "
-        f"{f['cost']['peak_bytes'] / 1e6:.0f} MB at the peak, commit {f['stamp']['commit']}, "
-        f"{f['stamp']['machine']['date'][:10]}."
+        f"{f['model']}: the last run measured {f['cost']['points']} of its "
+        f"{sum(len(c['points']) for c in f['curves'])} points in {f['cost']['cpu_seconds']:.0f} "
+        f"CPU seconds with one thread, {f['cost']['peak_bytes'] / 1e6:.0f} MB at the peak; commit "
+        f"{f['stamp']['commit']}, {f['stamp']['machine']['date'][:10]}."
         for f in found
     )
 
