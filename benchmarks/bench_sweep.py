@@ -55,10 +55,17 @@ def measure(name: str, model: Path, args: argparse.Namespace) -> common.Json:
         "--keep",
         KEEP,
     ]
+    before = _count(args.work / name)
     ran = common.sprue([*command, *options, "--quiet", "--json"], args.work / f"{name}.cost.json")
     cost = {key: ran["cost"][key] for key in ("seconds", "cpu_seconds", "peak_bytes")}
+    cost["points"] = _count(args.work / name) - before
     printed = {key: value for key, value in ran["printed"].items() if key not in ("model", "pick")}
     return {"model": name, **shape(model), **printed, "cost": cost, "stamp": stamp}
+
+
+def _count(folder: Path) -> int:
+    """Points that are there: a run that goes on measures only what is not."""
+    return len(list((folder / "points").glob("*.json")))
 
 
 def shape(model: Path) -> common.Json:

@@ -23,6 +23,7 @@ def section() -> str:
     parts = ["## Which ratio of zeros fits which task and model", "", _intro(found), ""]
     for pattern in dict.fromkeys(c["pattern"] for f in found for c in f["curves"]):
         parts += [f"### {pattern}", "", *_marks(found, pattern), "", *_kept(found, pattern), ""]
+    parts += _perplexities(found)
     parts += _elsewhere(found)
     parts += ["### What this shows", "", *_shown(found), "", _stamps(found)]
     return "\n".join(parts)
@@ -91,6 +92,21 @@ def _kept(found: Sequence[common.Json], pattern: str) -> list[str]:
 def _interval(point: common.Json, task: str) -> str:
     kept = point["on"][task]["kept"]
     return f"{100 * kept['value']:.1f} ({100 * kept['low']:.1f} to {100 * kept['high']:.1f})"
+
+
+def _perplexities(found: Sequence[common.Json]) -> list[str]:
+    """What the text costs the results themselves, whatever their originals were worth."""
+    shared = [r for r in _ratios(found, "unstructured") if r in SHOWN]
+    head = ["model", "task", "no zeros", *(f"{100 * r:.4g}%" for r in shared)]
+    rows = []
+    for task in found[0]["tasks"]:
+        for f in found:
+            points = [_point(f, task, "unstructured", r)["on"][task] for r in shared]
+            results = [f"{p['perplexity']['result']:.1f}" for p in points]
+            rows.append([f["model"], task, f"{_original(f, task):.1f}", *results])
+    counts = ", ".join(f"{f['model']} {f['weights']:,}" for f in found)
+    note = f"Of the results, unstructured zeros; weights in linears before any is zero: {counts}."
+    return ["### Perplexity", "", note, "", *_table(head, rows), ""]
 
 
 def _elsewhere(found: Sequence[common.Json]) -> list[str]:
@@ -186,9 +202,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _stamps(found: Sequence[common.Json]) -> str:
     return " ".join(
-        f"{f['model']}: {f['cost']['cpu_seconds']:.0f} CPU seconds with one thread, "
-        f"{f['cost']['peak_bytes'] / 1e6:.0f} MB at the peak, commit {f['stamp']['commit']}, "
-        f"{f['stamp']['machine']['date'][:10]}."
+        f"{f['model']}: the last run measured {f['cost']['points']} of its "
+        f"{sum(len(c['points']) for c in f['curves'])} points in {f['cost']['cpu_seconds']:.0f} "
+        f"CPU seconds with one thread, {f['cost']['peak_bytes'] / 1e6:.0f} MB at the peak; commit "
+        f"{f['stamp']['commit']}, {f['stamp']['machine']['date'][:10]}."
         for f in found
     )
 

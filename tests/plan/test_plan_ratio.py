@@ -20,6 +20,8 @@ from sprue.models import Stream
 from sprue.plan import design, ratio
 from sprue.plan.survey import survey
 
+NAMES = ("llama", "gpt2", "qwen3")
+
 
 @pytest.fixture(scope="module")
 def tried(speaking: Callable[..., Path], windows: Tensor) -> Callable[..., SimpleNamespace]:
@@ -90,11 +92,12 @@ def test_points_of_patterns() -> None:
             ratio.points(wrong, (0.5,))
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("share", [0.07, 0.333, 0.5, 0.81, 0.9])
 def test_the_ratio_is_met_to_the_weight(
-    share: float, kind: str, tried: Callable[..., SimpleNamespace]
+    share: float, name: str, tried: Callable[..., SimpleNamespace]
 ) -> None:
-    on = tried(kind)
+    on = tried(name)
     found = ratio.shared("unstructured", share, on.shapes, on.scan)
     weights = sum(prod(shape) for shape in on.shapes.values())
     zeros = sum(round(c.sparsity * prod(on.shapes[n])) for n, c in found.choices.items())
@@ -103,10 +106,11 @@ def test_the_ratio_is_met_to_the_weight(
     assert all(0 < c.sparsity <= ratio._LEVELS[-1] for c in found.choices.values())
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_it_is_predicted_to_hurt_less_than_the_same_ratio_everywhere(
-    kind: str, tried: Callable[..., SimpleNamespace]
+    name: str, tried: Callable[..., SimpleNamespace]
 ) -> None:
-    on = tried(kind)
+    on = tried(name)
     curves = {n: ratio.Curve.of(on.scan.damage["unstructured"][n]) for n in on.shapes}
     before = 0.0
     for share in (0.2, 0.5, 0.8):

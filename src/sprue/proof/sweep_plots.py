@@ -10,6 +10,8 @@ from sprue.proof.point import Curve, Point
 
 _HEIGHT, _CELL = 290.0, 26.0
 
+_Place = tuple[float, float]
+
 
 def kept(curves: Sequence[Curve], keep: float, seed: int, floor: float = 0.0) -> str:
     """A curve for each task with the band of its intervals; marks at the knee and the margin.
@@ -18,7 +20,7 @@ def kept(curves: Sequence[Curve], keep: float, seed: int, floor: float = 0.0) ->
         curves: of one family of patterns, a task each.
         keep: the share that the margin stands for.
         seed: of the knees' resamples.
-        floor: least share that is shown; what falls below lies on the lower edge.
+        floor: least share that is shown.
     """
     most = max([1.0, *(p.quality.kept.high for c in curves for p in c.points)])
     top = min(most + 0.02 * (most - floor), 1 + 0.5 * (1 - floor))
@@ -87,18 +89,33 @@ def where(point: Point) -> str:
 
 def _band(axes: plots.Axes, curve: Curve, i: int, floor: float, top: float) -> list[str]:
     """The curve and its intervals, from no zeros on, where nothing is lost."""
-
-    def y(share: float) -> float:
-        return axes.y(100 * min(max(share, floor), top))
-
     rows = [(100 * p.zeros, p.quality.kept) for p in curve.points]
-    upper = [(axes.x(x), y(k.high)) for x, k in rows]
-    lower = [(axes.x(x), y(k.low)) for x, k in rows]
-    start = (axes.x(0), y(1.0))
-    path = [start, *((axes.x(x), y(k.value)) for x, k in rows)]
-    band = svg.polygon([start, *upper, *reversed(lower)], f"band m{i % plots.KINDS}")
-    steps = pairwise(path)
-    return [band, *(svg.line(*a, *b, f"curve c{i % plots.KINDS}") for a, b in steps)]
+    start = (0.0, 100.0)
+    around = [start, *((x, 100 * k.high) for x, k in rows)]
+    around += [(x, 100 * k.low) for x, k in reversed(rows)]
+    inside = _below(_below(around, 100 * top), -100 * floor, -1)
+    band = svg.polygon([(axes.x(x), axes.y(y)) for x, y in inside], f"band m{i % plots.KINDS}")
+    path = [start, *((x, 100 * k.value) for x, k in rows)]
+    parts = [band]
+    for step in pairwise(path):
+        ends = _below(_below(step, 100 * top), -100 * floor, -1)[:2]
+        if len(ends) == 2:
+            (a, b), (c, d) = ends
+            kind = f"curve c{i % plots.KINDS}"
+            parts += [svg.line(axes.x(a), axes.y(b), axes.x(c), axes.y(d), kind)]
+    return parts
+
+
+def _below(corners: Sequence[_Place], limit: float, sign: int = 1) -> list[_Place]:
+    """The part of an outline with sign * y <= limit (Sutherland and Hodgman 1974)."""
+    found: list[_Place] = []
+    for (a, b), (c, d) in pairwise([*corners, *corners[:1]]):
+        if sign * b <= limit:
+            found.append((a, b))
+        if (sign * b <= limit) != (sign * d <= limit):
+            edge = sign * limit
+            found.append((a + (c - a) * (edge - b) / (d - b), edge))
+    return found
 
 
 def _marks(
