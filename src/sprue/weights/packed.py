@@ -148,10 +148,11 @@ def flops(meta: Meta) -> int:
     """Floating-point operations of one product with a vector: two for each weight that is not a
     stored zero, and the low-rank part's; with a threshold, of the inputs that it left on average.
     """
-    out, width = meta["shape"]
+    out: int = meta["shape"][0]
+    width: int = meta["shape"][1]
     kept: int = meta["mask"]["kept"] if "mask" in meta else out * width
     rank: int = meta["low_rank"]["rank"] if "low_rank" in meta else 0
-    inputs = 1 - meta["threshold"]["zeros"] if "threshold" in meta else 1
+    inputs: float = 1 - meta["threshold"]["zeros"] if "threshold" in meta else 1
     whole = 0 if meta["grid"] == "none" else kept
     return round(2 * (inputs * (whole + rank * width) + rank * out))
 
