@@ -39,6 +39,7 @@ def of(report: Report, full: bool = False) -> dict[str, Any]:
         **_figures(report.quality),
         "bytes": sizes,
         "bits_per_weight": dict(report.bits_per_weight),
+        "zeros": asdict(report.zeros) if report.zeros else None,
         **_costs(report.costs),
         "files": {
             name: {**_figures(quality), "windows": len(sample.original)}
