@@ -36,7 +36,7 @@ from sprue.weights import threshold
 
 WINDOWS, CONTEXT, SEED, EVALUATED, CHARACTERS = 64, 256, 0, 20, 400_000
 TARGETS = (0.25, 0.4, 0.5, 0.6, 0.7)
-SEARCHED, STEP, MOST = 4, 0.01, 0.95  # windows, step and largest share of the greedy search
+SEARCHED, STEP, MOST = 2, 0.005, 0.95  # windows, step and largest share of the greedy search
 
 Shares = Mapping[str, float]
 
@@ -228,7 +228,8 @@ def main() -> None:
     train = [common.ASSETS / f"text/{text}/train.txt" for text in common.TEXTS]
     maker = Maker(source, calibration.read(source, train, WINDOWS, CONTEXT, SEED).ids)
     original, ids = Remembered(load.model(common.BASE, "cpu")), evaluation()
-    for point in (p for p in points() if args.only is None or p.name in args.only):
+    chosen = {p.name: p for p in points() if args.only is None or p.name in args.only}
+    for point in (chosen[name] for name in args.only or chosen):
         name = f"activations/quality/{point.name}"
         if not common.fresh(name, args.keep):
             common.save(name, measure(point, maker, original, ids))
