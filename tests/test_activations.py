@@ -19,7 +19,7 @@ from sprue import cli, data, demo, models
 from sprue.activations import activations
 from sprue.errors import BudgetError, InputError
 from sprue.models import Stream, Writer
-from sprue.plan import artifact, calibration, zeros
+from sprue.plan import artifact, calibration, checkpoint, zeros
 from sprue.plan.zeros_walk import ZerosWalk
 from sprue.proof import load, quality
 from sprue.runtime.zeros import counted
@@ -261,3 +261,31 @@ def test_an_artifact_cannot_be_made_of_an_artifact(
 ) -> None:
     with pytest.raises(InputError):
         activations(made("llama"), tmp_path / "out", zeros=0.5, calibrate=[corpus()], **SMALL)
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bytes(
+    block: int,
+    made: Callable[..., Path],
+    speaking: Callable[..., Path],
+    corpus: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    out, real = tmp_path / "out", ZerosWalk._block
+
+    def stop(self: ZerosWalk, stream: Stream, i: int, *rest: Any) -> None:
+        if i == block:
+            raise KeyboardInterrupt
+        real(self, stream, i, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ZerosWalk, "_block", stop)
+        with pytest.raises(KeyboardInterrupt, match="give the same command again"):
+            activations(speaking("llama"), out, zeros=0.5, calibrate=[corpus()], **SMALL)
+    assert not out.exists()
+    monkeypatch.setattr("sprue.activations.measure", lambda *_: pytest.fail("measured again"))
+    activations(speaking("llama"), out, zeros=0.5, calibrate=[corpus()], **SMALL)
+    assert _hashes(out) == _hashes(made("llama"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,8 +19,11 @@ from sprue import models
 from sprue.errors import BudgetError, InputError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import calibration, zeros_artifact
+from sprue.plan.checkpoint import Checkpoint, interruptible, key_for
+from sprue.plan.design import matrices
+from sprue.plan.forecast import forecast
 from sprue.plan.room import RESIDENT, batch_of
-from sprue.plan.zeros import Level, measure, share_out
+from sprue.plan.zeros import Curves, Level, measure, share_out
 from sprue.plan.zeros_walk import ZerosWalk
 from sprue.proof import zeros_page
 
@@ -102,19 +105,31 @@ def activations(
     """
     _check(zeros, device, report)
     source = models.open(model)
-    with Writer(Path(out), source.nbytes) as writer:
+    with Writer(Path(out)) as writer, interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, seed)
+        ahead = forecast(source, matrices(source), texts.ids.shape, source.nbytes, True, False)
+        ahead.announce(writer.out.parent, progress)
+        asked = {"activations": zeros, "seed": seed}
+        checkpoint = Checkpoint(writer, key_for(source, asked, texts.ids, device))
+        if checkpoint.resumed and progress:
+            print(checkpoint.line(source.blocks), file=sys.stderr)
         with _bar(source, progress) as advance:
-            curves = _curves(source, texts.ids, seed, device, advance)
-            levels = share_out(curves, zeros)
-            records = _walk(source, texts.ids, levels, writer, device, advance).run()
+            curves = _curves(source, texts.ids, seed, device, checkpoint, advance)
+            shares = {name: level.share for name, level in share_out(curves, zeros).items()}
+            walk = ZerosWalk(source, texts.ids, shares, writer, device=device, progress=advance)
+            walk.checkpoint = checkpoint
+            records = walk.run()
         told = zeros_artifact.finish(writer, source, records, texts.as_dict(), zeros, seed, curves)
     found = ActivationsReport(Path(out), told)
+    _write(found, report)
+    return found
+
+
+def _write(found: ActivationsReport, report: str | Path | None) -> None:
     if report is not None:
         Path(report).write_text(found.html(), encoding="utf-8")
-        figures = Path(report).with_suffix(".json")
-        figures.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
-    return found
+        figures = json.dumps(found.as_dict(), indent=2) + "\n"
+        Path(report).with_suffix(".json").write_text(figures, encoding="utf-8")
 
 
 def _check(zeros: float, device: str, report: str | Path | None) -> None:
@@ -132,24 +147,24 @@ def _check(zeros: float, device: str, report: str | Path | None) -> None:
 
 
 def _curves(
-    source: Source, ids: Tensor, seed: int, device: str, advance: Callable[[], None]
-) -> dict[str, list[Level]]:
-    """Measured on evenly spaced windows, so that every text takes part."""
-    some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _MEASURED)).long()]
-    stream = Stream(source, some, batch_of(ids.shape[1]), device, resident=RESIDENT)
-    return measure(stream, seed, progress=advance)
-
-
-def _walk(
     source: Source,
     ids: Tensor,
-    levels: Mapping[str, Level],
-    writer: Writer,
+    seed: int,
     device: str,
+    checkpoint: Checkpoint,
     advance: Callable[[], None],
-) -> ZerosWalk:
-    shares = {name: level.share for name, level in levels.items()}
-    return ZerosWalk(source, ids, shares, writer, device=device, progress=advance)
+) -> Curves:
+    """Measured on evenly spaced windows, so that every text takes part."""
+    saved = checkpoint.measured()
+    if saved is not None:
+        for _ in range(_STEPS * source.blocks):
+            advance()
+        return {name: [Level(*row) for row in rows] for name, rows in saved.items()}
+    some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _MEASURED)).long()]
+    stream = Stream(source, some, batch_of(ids.shape[1]), device, resident=RESIDENT)
+    curves = measure(stream, seed, progress=advance)
+    checkpoint.note({name: [astuple(level) for level in row] for name, row in curves.items()})
+    return curves
 
 
 @contextmanager

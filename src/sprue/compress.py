@@ -18,7 +18,7 @@ from sprue import models
 from sprue.errors import BudgetError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, calibration, design
-from sprue.plan.checkpoint import Checkpoint, key_of
+from sprue.plan.checkpoint import Checkpoint, interruptible, key_of
 from sprue.plan.demands import Demands
 from sprue.plan.forecast import Forecast, forecast
 from sprue.plan.goal import Goal
@@ -120,11 +120,11 @@ def compress(
     source = models.open(model)
     parts, limit = design.matrices(source), goal.limit(source.nbytes)
     goal.check(parts, limit)
-    with Writer(Path(out)) as writer, _interruptible(writer):
+    with Writer(Path(out)) as writer, interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, goal.seed)
         result = limit or source.nbytes
         ahead = forecast(source, parts, texts.ids.shape, result, goal.measures, goal.trellis)
-        _announce(ahead, writer.out.parent, progress)
+        ahead.announce(writer.out.parent, progress)
         with _bar(source, goal.measures, progress) as advance:
             checkpoint = Checkpoint(writer, key_of(source, goal, texts.ids, device))
             if checkpoint.resumed and progress:
@@ -146,23 +146,6 @@ def compress(
         done = replace(plan, tensors={name: r.choice for name, r in records.items()})
         told = artifact.finish(writer, source, done, records, texts.as_dict())
     return CompressReport(Path(out), told, ahead)
-
-
-def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
-    if progress:
-        print(f"this will take {ahead.line()}", file=sys.stderr)
-    ahead.check(folder)
-
-
-@contextmanager
-def _interruptible(writer: Writer) -> Iterator[None]:
-    """Ctrl-C says whether the work so far is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not writer.resumable:
-            raise
-        raise KeyboardInterrupt("give the same command again, and it goes on from here") from None
 
 
 def _plan(

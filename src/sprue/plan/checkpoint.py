@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -49,7 +50,7 @@ class Checkpoint:
         self._saved = time.monotonic()
         self._files: list[str] = list(self._state.get("activations", []))
         self.block = int(self._state.get("next", 0))
-        self.resumed = "recipe" in self._state
+        self.resumed = "recipe" in self._state or "measured" in self._state
 
     def line(self, blocks: int) -> str:
         """How far an earlier run got, for a terminal."""
@@ -76,6 +77,16 @@ class Checkpoint:
             given = {f"importance/{n}": t for n, t in survey.importance.items()}
             given |= {f"moments/{n}": t for n, t in survey.moments.items()}
             self._writer.keep(_SURVEY, given)
+        if self._due():
+            self._save()
+
+    def measured(self) -> Any:
+        """What `note` was given; None: nothing was saved."""
+        return self._state.get("measured")
+
+    def note(self, measured: Any) -> None:
+        """Something that took long is measured; JSON-able."""
+        self._state = {"measured": measured}
         if self._due():
             self._save()
 
@@ -145,14 +156,30 @@ class Checkpoint:
         self._saved = time.monotonic()
 
 
+@contextmanager
+def interruptible(writer: Writer) -> Iterator[None]:
+    """Ctrl-C says whether the work so far is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not writer.resumable:
+            raise
+        raise KeyboardInterrupt("give the same command again, and it goes on from here") from None
+
+
 def key_of(source: Source, goal: Goal, ids: Tensor, device: str) -> str:
     """A name for everything that decides the bytes of a result, sha256 hex."""
     told = asdict(goal) | {"recipe": None if goal.recipe is None else goal.recipe.as_dict()}
+    return key_for(source, told, ids, device)
+
+
+def key_for(source: Source, told: Mapping[str, Any], ids: Tensor, device: str) -> str:
+    """The same, for whatever was asked for (JSON-able)."""
     parts = {
         "versions": [__version__, torch.__version__],
         "source": source.fingerprint(),
         "config": source.raw,
-        "goal": told,
+        "goal": dict(told),
         "ids": hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest(),
         "shape": list(ids.shape),
         "device": torch.device(device).type,

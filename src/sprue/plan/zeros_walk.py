@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sprue.errors import InputError
 from sprue.models import Group, Source, Stream, Writer, lent, set_weight, thresholded
 from sprue.plan.blame import blamed
+from sprue.plan.checkpoint import Checkpoint
 from sprue.plan.ledger import Record
 from sprue.plan.moments import Pair
 from sprue.plan.room import RESIDENT, batch_of, tidy
@@ -32,7 +33,7 @@ _DAMPING = 0.01  # at least
 # What is left of inputs explains about a sixth of the power of what was taken away. The ridge that
 # is best on other text is then (1 - 1/6) / (1/6) times the inputs over the tokens.
 _NOISE = 5.0
-_SAMPLED = 1 << 24  # inputs of a group on which its thresholds are set
+_SAMPLED = 1 << 23  # inputs of a group on which its thresholds are set
 _TOKENS = 1024  # on which the error of a matrix is measured
 
 
@@ -48,6 +49,7 @@ class ZerosWalk:
         shift: aim each matrix at the original's outputs; else it stays as it is.
         device: where blocks run.
         resident: bytes of activations beyond which they live in a file.
+        checkpoint: where an earlier run stopped, and where this one says how far it is.
         progress: called after every group of linears.
         records: module name -> what came of it.
     """
@@ -59,6 +61,7 @@ class ZerosWalk:
     shift: bool = True
     device: str = "cpu"
     resident: int | None = RESIDENT
+    checkpoint: Checkpoint | None = None
     progress: Callable[[], None] = lambda: None
     records: dict[str, Record] = field(default_factory=dict)
 
@@ -66,13 +69,24 @@ class ZerosWalk:
         """Set, pack and write everything; the folder is not yet finished."""
         batch = batch_of(self.ids.shape[1])
         stream = Stream(self.source, self.ids, batch, self.device, resident=self.resident)
-        hidden = stream.embed()
-        original = stream.embed() if self.shift else None
-        for i in range(stream.blocks):
+        first, hidden, original = self._start(stream)
+        for i in range(first, stream.blocks):
             self._block(stream, i, hidden, original)
+            if self.checkpoint and i + 1 < stream.blocks:
+                self.checkpoint.walked(i + 1, self.records, 0.0, stream, hidden, original)
         inside = f"{self.source.family.blocks}."
         self.writer.block("rest", self._kept(lambda name: not name.startswith(inside)))
         return self.records
+
+    def _start(self, stream: Stream) -> tuple[int, Tensor, Tensor | None]:
+        """The first block to do, and what it receives, with thresholds and in the original."""
+        saved = self.checkpoint
+        if saved is None or not saved.block:
+            return 0, stream.embed(), stream.embed() if self.shift else None
+        self.records |= saved.records()
+        for _ in range(saved.block * len(self.source.family.groups(self.source.config))):
+            self.progress()
+        return saved.block, *saved.activations(stream, self.shift)
 
     def _block(self, stream: Stream, i: int, hidden: Tensor, original: Tensor | None) -> None:
         prefix, block = self.source.family.block(i), stream.load(i)
