@@ -36,7 +36,7 @@ from sprue.weights import threshold
 
 WINDOWS, CONTEXT, SEED, EVALUATED, CHARACTERS = 64, 256, 0, 20, 400_000
 TARGETS = (0.25, 0.4, 0.5, 0.6, 0.7)
-SEARCHED, STEP, MOST = 2, 0.005, 0.95  # windows, step and largest share of the greedy search
+SEARCHED, STEP, MOST = 2, 0.01, 0.95  # windows, step and largest share of the greedy search
 
 Shares = Mapping[str, float]
 
