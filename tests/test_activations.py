@@ -67,7 +67,7 @@ def test_every_family_loads_and_does_what_it_says(
         W = module.dense()
         old.weight.data = W.T.contiguous() if family == "gpt2" else W
         old.register_forward_pre_hook(
-            lambda _, x, t=row["threshold"]: (torch.where(x[0].abs() < t, 0.0, x[0]),)
+            lambda _, x, t=row["threshold"]: (torch.where(x[0].abs() <= t, 0.0, x[0]),)
         )
     with torch.no_grad():
         expected = reference(ids).logits
@@ -171,7 +171,7 @@ def test_zeros_are_counted_where_a_model_runs(made: Callable[..., Path], ids: to
     with torch.no_grad():
         model(ids)
     limit = model.get_submodule(name).layout["threshold"]["value"]
-    assert found.shares[name] == float((inputs[0].abs() < limit).double().mean())
+    assert found.shares[name] == float((inputs[0].abs() <= limit).double().mean())
 
 
 def test_the_command_line_and_its_page(

@@ -60,7 +60,7 @@ def test_damage_is_that_of_the_definition(folder: Callable[..., Path], ids: torc
     name = "model.layers.0.mlp.down_proj"
     x, W, G = torch.cat(seen).double(), stream.source.weight(name).double(), rows[name]
     for level in (curves[name][0], curves[name][20], curves[name][39]):
-        e = torch.where(x.abs() < level.limit, x, 0.0)
+        e = torch.where(x.abs() <= level.limit, x, 0.0)
         expected = 0.5 * float(((e @ W.T).square().mean(0) * G).sum())
         assert level.damage == pytest.approx(expected, rel=1e-4, abs=1e-15)
         assert float((e != 0).double().mean()) == pytest.approx(level.share, abs=1 / x.numel())
@@ -96,7 +96,7 @@ def test_the_divergence_is_that_of_whole_models(
         p = model(ids).logits.double().log_softmax(-1)
         for name, limit in limits.items():
             model.get_submodule(name).register_forward_pre_hook(
-                lambda _, x, t=limit: (torch.where(x[0].abs() < t, 0.0, x[0]),)
+                lambda _, x, t=limit: (torch.where(x[0].abs() <= t, 0.0, x[0]),)
             )
         q = model(ids).logits.double().log_softmax(-1)
     expected = float((p.exp() * (p - q)).sum(-1).mean())

@@ -129,6 +129,19 @@ def test_gradients_pass_for_one_row_too() -> None:
     torch.testing.assert_close(x.grad, W.sum(0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_add_up_and_gradients_pass_through_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "_BLOCK", 100)
+    W = _random(30, 40).to(dtype)
+    x = _random(3, 40, seed=1).requires_grad_()
+    y = columns.matmul(*columns.pack(W), x)
+    torch.testing.assert_close(y, x @ W.float().T)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, W.float().sum(0).expand(3, -1))
+
+
 def test_no_rows_at_all() -> None:
     assert columns.matmul(*columns.pack(_random(6, 8)), torch.zeros(0, 8)).shape == (0, 6)
 

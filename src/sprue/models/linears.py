@@ -92,10 +92,9 @@ def thresholded(
 
     def hook(local: str, limit: float) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
         def mask(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-            zero = threshold.dropped(inputs[0], limit)
             if tap is not None:
-                tap(local, zero)
-            return inputs[0].masked_fill(zero, 0)
+                tap(local, threshold.dropped(inputs[0], limit))
+            return threshold.applied(inputs[0], limit)
 
         return mask
 

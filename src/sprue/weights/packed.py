@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -192,8 +193,13 @@ def _grid(meta: Meta) -> Grid | None:
     if name not in GRIDS:
         raise ValueError(f"unknown grid {name!r}; known are {', '.join(sorted(GRIDS))}")
     module = GRIDS[name]
+    return None if module is None else _module(module)
+
+
+@cache
+def _module(name: str) -> Grid:
     # A module is its own implementation of the protocol.
-    return None if module is None else cast(Grid, importlib.import_module(module))
+    return cast(Grid, importlib.import_module(name))
 
 
 def _dtype(name: str, text: str) -> torch.dtype:

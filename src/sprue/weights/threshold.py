@@ -1,6 +1,6 @@
 """Activation sparsity: inputs of a matrix that are small count as zero.
 
-    s(x)_i = x_i where |x_i| >= t, else 0        y = W s(x)
+    s(x)_i = x_i where |x_i| > t, else 0        y = W s(x)
 
 with one threshold t for each matrix, as in TEAL (Liu et al. 2024, arXiv:2408.14690, section 4) and,
 for one matrix of a gated layer, CATS (Lee et al. 2024, arXiv:2404.08763). Any packed matrix can
@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprue.weights.grids import Meta
 
@@ -23,7 +23,7 @@ def attach(meta: Meta, value: float, zeros: float) -> dict[str, Any]:
 
     Args:
         meta: of the matrix.
-        value: inputs of a smaller magnitude count as zero; in the inputs' own unit.
+        value: inputs of no larger magnitude count as zero; in the inputs' own unit.
         zeros: the share of inputs that do, as it was measured when the threshold was set.
 
     Raises:
@@ -39,28 +39,25 @@ def attach(meta: Meta, value: float, zeros: float) -> dict[str, Any]:
 
 def dropped(x: Tensor, value: float) -> Tensor:
     """Which inputs count as zero, bool of x's shape; NaN and infinity never do."""
-    return x.abs() < value
+    return x.abs() <= value
 
 
 def applied(x: Tensor, value: float) -> Tensor:
     """s(x): a new tensor of x's shape and dtype. Gradients pass where x stays."""
-    return x.masked_fill(dropped(x, value), 0)
+    return nn.functional.hardshrink(x, value)
 
 
 def at_share(x: Tensor, share: float) -> float:
-    """The threshold below which a share of x lies, as near as its values allow.
+    """The threshold that a share of x does not exceed, as near as its values allow.
 
     Args:
         x: any shape, finite, not empty.
-        share: from 0 (nothing) to 1 (everything but the largest magnitudes).
+        share: from 0 (nothing but what is zero already) to 1 (everything).
 
     Raises:
         ValueError: a share outside 0 .. 1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"expected a share from 0 to 1, received {share}")
-    size = x.abs().flatten()
-    rank = round(share * len(size))  # so many values are to lie below
-    if rank == 0:
-        return 0.0
-    return float(torch.kthvalue(size, min(rank + 1, len(size))).values)
+    rank = round(share * x.numel())
+    return float(torch.kthvalue(x.abs().flatten(), rank).values) if rank else 0.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sprue.weights import kernels
 from sprue.weights.grids import Meta, Tensors, raw, row_blocks
 
-_BLOCK = 2**22
+_BLOCK = 2**18  # weights that are cast and multiplied at a time: they stay in a cache
 
 
 def pack(W: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -64,10 +64,10 @@ def _one(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _several(weight: Tensor, x: Tensor) -> Tensor:
-    """x [rows, in] times weight [in, out]; another dtype is cast a block of columns at a time."""
-    if weight.dtype == x.dtype:
-        return x @ weight
+    """x [rows, in] times weight [in, out]; on a CPU a block of columns at a time."""
+    if x.device.type != "cpu" or weight.numel() <= _BLOCK:
+        return x @ weight.to(x.dtype)
     y = x.new_zeros(len(x), weight.shape[1])
     for start, stop in row_blocks((weight.shape[0], weight.shape[1]), _BLOCK):
-        y = y.addmm(x[:, start:stop], weight[start:stop].to(x.dtype))
+        y.addmm_(x[:, start:stop], weight[start:stop].to(x.dtype))
     return y
