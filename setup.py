@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 # Optional: without a C compiler the installation goes on, and torch does the work.
 kernels = Extension(
     "sprue.weights._kernels",
-    ["src/sprue/weights/_kernels.c"],
+    ["src/sprue/weights/_kernels.c", "src/sprue/weights/_columns.c"],
     depends=sorted(str(h.relative_to(HERE)) for h in HERE.glob("src/sprue/weights/*.h")),
     optional=True,
 )

@@ -1,4 +1,4 @@
-"""The command line: `sprue compress`, `plan`, `verify`, `generate`, `sweep` and `demo`.
+"""The command line: `sprue compress`, `plan`, `activations`, `sweep`, `verify`, `generate`, `demo`.
 
 Exit codes: 0 done, 1 `--keep` not met, 2 something that the user can mend (said in one line),
 70 a fault of sprue itself (with a traceback), 130 interrupted.
@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from sprue import (
     __version__,
+    cli_activations,
     cli_common,
     cli_compress,
     cli_demo,
@@ -38,6 +39,7 @@ _NO_MEMORY = "out of memory: close other programs, or give fewer and shorter win
 _COMMANDS = {
     "compress": cli_compress,
     "plan": cli_plan,
+    "activations": cli_activations,
     "verify": cli_verify,
     "generate": cli_generate,
     "sweep": cli_sweep,
@@ -47,12 +49,13 @@ _COMMANDS = {
 ABOUT = """\
 Cut a trained language model down to a stated budget, and prove what was kept.
 
-  compress   make a smaller model from a Hugging Face folder or hub name
-  plan       say what that would take and give, without doing it
-  verify     compare a result with its original: quality, size, speed, memory, energy
-  generate   try a result, beside the original if you like
-  sweep      measure which ratio of zeros fits which task
-  demo       compress and verify the small model that ships with sprue"""
+  compress     make a smaller model from a Hugging Face folder or hub name
+  plan         say what that would take and give, without doing it
+  activations  make one that leaves the weights unread that meet small inputs
+  verify       compare a result with its original: quality, size, speed, memory, energy
+  generate     try a result, beside the original if you like
+  sweep        measure which ratio of zeros fits which task
+  demo         compress and verify the small model that ships with sprue"""
 
 EXAMPLES = """\
   sprue demo

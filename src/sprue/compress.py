@@ -17,7 +17,7 @@ from sprue.errors import BudgetError
 from sprue.models import Writer
 from sprue.plan import artifact
 from sprue.plan.calibration import Calibration
-from sprue.plan.checkpoint import Checkpoint, key_of
+from sprue.plan.checkpoint import Checkpoint, interruptible, key_of
 from sprue.plan.demands import Demands
 from sprue.plan.forecast import Forecast
 from sprue.plan.goal import Goal
@@ -118,10 +118,10 @@ def compress(
     """
     goal = Goal.stated(preset, bits, size, recipe, seed, Demands(sparsity, pattern, flops))
     job = Job.opened(model, goal, device)
-    with Writer(Path(out)) as writer, _interruptible(writer):
+    with Writer(Path(out)) as writer, interruptible(writer):
         texts = job.texts(calibrate, windows, context)
         ahead = job.forecast(texts.ids)
-        _announce(ahead, writer.out.parent, progress)
+        ahead.announce(writer.out.parent, progress)
         with bar(job, progress) as advance:
             checkpoint = Checkpoint(writer, key_of(job.source, goal, texts.ids, device), resume)
             if checkpoint.resumed and progress:
@@ -169,23 +169,6 @@ def carry_out(
     _check_size(writer.nbytes, job.limit)
     done = replace(plan, tensors={name: r.choice for name, r in records.items()})
     return artifact.finish(writer, job.source, done, records, texts.as_dict())
-
-
-def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
-    if progress:
-        print(f"this will take {ahead.line()}", file=sys.stderr)
-    ahead.check(folder)
-
-
-@contextmanager
-def _interruptible(writer: Writer) -> Iterator[None]:
-    """Ctrl-C says whether the work so far is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not writer.resumable:
-            raise
-        raise KeyboardInterrupt("give the same command again, and it goes on from here") from None
 
 
 def _plan(

@@ -21,7 +21,8 @@ from sprue.errors import InputError, SprueWarning
 from sprue.models import locate
 from sprue.proof import energy, load, machine, memory, quality, speed
 from sprue.proof.figures import verdict
-from sprue.proof.report import Costs, Report
+from sprue.proof.report import Costs, Met, Report
+from sprue.runtime.zeros import Zeros, counted
 
 CONTEXT = 2048  # tokens of a window where a model allows more
 PROMPT, NEW_TOKENS = 128, 32  # tokens read and written in a round of timing
@@ -75,7 +76,8 @@ def verify(
     pair = _Pair(locate.folder(str(original)), _result_folder(Path(result)), device, progress)
     size, batches = _windows(pair, documents, context, windows, seed)
     both = load.model(pair.original, device), load.model(pair.result, device)
-    samples = _samples(pair, both, batches, batch)
+    with counted(both[1]) as zeros:
+        samples = _samples(pair, both, batches, batch)
     nbytes, bits = _sizes(pair, both[0])
     timed = _time(pair, both, next(iter(batches.values()))) if costs else None
     del both  # the memory of each is measured next, in a process of its own
@@ -97,6 +99,7 @@ def verify(
         costs=_costs(pair, timed, nbytes, size) if timed else None,
         artifact=_artifact(pair.result),
         machine=machine.stamp(device),
+        zeros=_met(zeros),
     )
     _write(found, report, figures)
     _record(pair.result, found)
@@ -202,6 +205,10 @@ def _samples(
             quality.compare(original, result, ids, name=name, batch=batch, advance=advance)
             for name, ids in batches.items()
         ]
+
+
+def _met(zeros: Zeros) -> Met | None:
+    return None if zeros.share is None else Met(zeros.share, zeros.shares)
 
 
 def _sizes(pair: _Pair, original: Any) -> tuple[tuple[int, int], dict[str, float | None]]:

@@ -18,7 +18,7 @@ from sprue.proof.intervals import Estimate
 from sprue.proof.machine import Machine
 from sprue.proof.memory import Memory
 from sprue.proof.quality import Sample
-from sprue.proof.report import Costs, Report
+from sprue.proof.report import Costs, Met, Report
 from sprue.proof.speed import Pace, Speed
 from sprue.proof.svg import ticks
 
@@ -277,3 +277,15 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
     found = ticks(low, high)
     assert 1 <= len(found) <= 11
     assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+
+
+def test_zeros_are_shown_where_they_were_counted() -> None:
+    plain = report()
+    assert plain.as_dict()["zeros"] is None
+    assert "meet a zero" not in plain.table() + plain.html()
+    names = [name for name in artifact()["tensors"] if "layers" in name]
+    found = report(zeros=Met(0.4321, dict.fromkeys(names, 0.4321)))
+    assert found.as_dict()["zeros"]["share"] == 0.4321
+    assert "43.21%" in found.table()
+    assert len(drawings(found.html())) == len(drawings(plain.html())) + 2
+    assert "Zeros by kind of linear" in found.html()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sprue.weights import factors, packed
-from sprue.weights.grids import integer, raw
+from sprue.weights.grids import columns, integer, raw
 
 Stored = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
@@ -27,10 +27,12 @@ def _stored(grid: str) -> Stored:
         return {"grid": "none", "shape": [OUT, IN]}, {}
     if grid.startswith("raw"):
         return raw.pack(W.to(torch.bfloat16) if grid == "raw16" else W)
+    if grid.startswith("columns"):
+        return columns.pack(W.to(torch.bfloat16) if grid == "columns16" else W)
     return integer.round_to_nearest(W, 3, 16, grid == "int symmetric")
 
 
-GRIDS = ["none", "raw16", "raw32", "int", "int symmetric"]
+GRIDS = ["none", "raw16", "raw32", "columns16", "columns32", "int", "int symmetric"]
 
 
 @pytest.mark.parametrize("bits", [None, 4, 8, 16])
@@ -124,7 +126,9 @@ def test_bad_factors_are_refused() -> None:
 
 
 def test_an_unknown_grid_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown grid 'ternary'; known are int, masked, none, "):
+    with pytest.raises(
+        ValueError, match="unknown grid 'ternary'; known are columns, int, masked, "
+    ):
         packed.dense({"grid": "ternary", "shape": [1, 1]}, {})
 
 

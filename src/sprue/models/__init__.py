@@ -8,7 +8,7 @@ from __future__ import annotations
 from sprue.models.device import check_device
 from sprue.models.families import FAMILIES, find
 from sprue.models.family import Family, Group
-from sprue.models.linears import get_weight, lent, set_weight
+from sprue.models.linears import get_weight, lent, set_weight, thresholded
 from sprue.models.source import Source, open
 from sprue.models.stream import Stream
 from sprue.models.write import Writer
@@ -26,4 +26,5 @@ __all__ = [
     "lent",
     "open",
     "set_weight",
+    "thresholded",
 ]

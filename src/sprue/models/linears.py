@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from sprue.weights import threshold
 
 
 def _matrix(block: nn.Module, local: str) -> tuple[nn.Parameter, bool]:
@@ -72,3 +74,36 @@ def lent(block: nn.Module, names: Iterable[str], matrix: Callable[[str], Tensor]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def thresholded(
+    block: nn.Module,
+    limits: Mapping[str, float],
+    tap: Callable[[str, Tensor], None] | None = None,
+) -> Iterator[None]:
+    """For the time of a `with`, small inputs of linears count as zero (`weights.threshold`).
+
+    Args:
+        block: the live block.
+        limits: local name of a linear -> its threshold.
+        tap: called with the name and which inputs count as zero, bool [..., in], each time.
+    """
+
+    def hook(local: str, limit: float) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
+        def mask(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+            if tap is not None:
+                tap(local, threshold.dropped(inputs[0], limit))
+            return threshold.applied(inputs[0], limit)
+
+        return mask
+
+    hooks = [
+        block.get_submodule(local).register_forward_pre_hook(hook(local, limit))
+        for local, limit in limits.items()
+    ]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()

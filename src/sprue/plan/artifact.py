@@ -37,9 +37,23 @@ def finish(
         ResourceError: the disk is full.
     """
     told = contents(source, recipe, records, writer.nbytes, data)
-    texts = {"recipe.yaml": recipe.to_yaml()}
-    writer.finish(_config(source, records), told, source.companions(), texts)
+    seal(writer, source, records, told, {"recipe.yaml": recipe.to_yaml()})
     return told
+
+
+def seal(
+    writer: Writer,
+    source: Source,
+    records: Mapping[str, Record],
+    told: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Add config.json, sprue.json with `told`, and `texts` by name, whereupon the folder appears.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    writer.finish(_config(source, records), told, source.companions(), texts)
 
 
 def contents(
@@ -54,6 +68,14 @@ def contents(
     Args:
         nbytes: bytes of all tensors of the result; the others as for `finish`.
     """
+    told = facts(source, records, nbytes, data)
+    return told | {"recipe": recipe.as_dict(), "seed": recipe.seed}
+
+
+def facts(
+    source: Source, records: Mapping[str, Record], nbytes: int, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same, whatever was done to the matrices."""
     outer = (source.family.embedding, source.family.head)
     linears = [record for name, record in records.items() if name not in outer]
     weights = sum(prod(source.shape(name)) for name in source.entries)
@@ -64,8 +86,6 @@ def contents(
             "sha256": source.fingerprint(),
             "bytes": source.nbytes,
         },
-        "recipe": recipe.as_dict(),
-        "seed": recipe.seed,
         "versions": _versions(),
         "data": dict(data),
         "tensors": {name: _entry(record) for name, record in records.items()},

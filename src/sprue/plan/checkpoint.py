@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -56,7 +57,7 @@ class Checkpoint:
         self._saved, self._took = time.monotonic(), 0.0
         self._files: list[str] = list(self._state.get("activations", []))
         self.block = int(self._state.get("next", 0))
-        self.resumed = "recipe" in self._state
+        self.resumed = "recipe" in self._state or "measured" in self._state
 
     def line(self, blocks: int) -> str:
         """How far an earlier run got, for a terminal."""
@@ -83,6 +84,15 @@ class Checkpoint:
             given = {f"importance/{n}": t for n, t in survey.importance.items()}
             given |= {f"moments/{n}": t for n, t in survey.moments.items()}
             self._writer.keep(_SURVEY, given)
+        self._save(time.monotonic())
+
+    def measured(self) -> Any:
+        """What `note` was given; None: nothing was saved."""
+        return self._state.get("measured")
+
+    def note(self, measured: Any) -> None:
+        """Something that took long is measured; JSON-able."""
+        self._state = {"measured": measured}
         self._save(time.monotonic())
 
     def records(self) -> dict[str, Record]:
@@ -153,14 +163,30 @@ class Checkpoint:
         self._took = self._saved - since
 
 
+@contextmanager
+def interruptible(writer: Writer) -> Iterator[None]:
+    """Ctrl-C says whether the work so far is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not writer.resumable:
+            raise
+        raise KeyboardInterrupt("give the same command again, and it goes on from here") from None
+
+
 def key_of(source: Source, goal: Goal, ids: Tensor, device: str) -> str:
     """A name for everything that decides the bytes of a result: what -> sha256, as JSON."""
     told = asdict(goal) | {"recipe": None if goal.recipe is None else goal.recipe.as_dict()}
+    return key_for(source, told, ids, device)
+
+
+def key_for(source: Source, told: Mapping[str, Any], ids: Tensor, device: str) -> str:
+    """The same, for whatever was asked for (JSON-able)."""
     text = hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest()
     parts = {
         "the versions of sprue and torch": [__version__, torch.__version__],
         "the model": [source.fingerprint(), source.raw],
-        "the budget, recipe or seed": told,
+        "the budget, recipe or seed": dict(told),
         "the calibration text": [text, list(ids.shape)],
         "the device": torch.device(device).type,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -54,6 +55,12 @@ class Forecast:
             f"about {_bytes(self.peak_bytes)} of memory at the peak, {_bytes(self.disk_bytes)} of "
             f"disk, {_time(self.seconds)}"
         )
+
+    def announce(self, folder: Path, progress: bool) -> None:
+        """Say it on standard error, where `progress` is wanted, and `check`."""
+        if progress:
+            print(f"this will take {self.line()}", file=sys.stderr)
+        self.check(folder)
 
     def check(self, folder: Path) -> None:
         """Refuse what this machine does not have.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,23 @@ I64 = NDArray[np.int64]
 _HALVINGS = 100  # of the interval of prices: beyond float64's digits
 _MOST_STATES = 200_000
 _LOOSENING = 1e-6  # of the damage, where the states would be more than that
+
+
+class Priced(Protocol):
+    """What `solve` picks from."""
+
+    @property
+    def size(self) -> float:
+        """What of the budget it takes."""
+        ...
+
+    @property
+    def damage(self) -> float:
+        """Predicted, in any unit that adds up."""
+        ...
+
+
+C = TypeVar("C", bound=Priced)
 
 
 @dataclass(frozen=True)
@@ -50,12 +68,12 @@ class Candidate:
         return {"size": self.size, "FLOPs": self.flops, "nonzeros": self.nonzeros}[what]
 
 
-def solve(options: Mapping[str, Sequence[Candidate]], budget: float) -> dict[str, Candidate]:
+def solve(options: Mapping[str, Sequence[C]], budget: float) -> dict[str, C]:
     """One candidate for each name: the least sum of damages whose sizes sum to at most `budget`.
 
     Args:
         options: name -> candidates, at least one.
-        budget: bits.
+        budget: bits, where sizes are bits.
 
     Raises:
         BudgetError: not even the smallest candidates fit.
@@ -82,7 +100,7 @@ class _Table:
     owner: I64
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[Candidate]]) -> _Table:
+    def of(cls, rows: Sequence[Sequence[Priced]]) -> _Table:
         counts = np.array([len(row) for row in rows])
         return cls(
             np.array([c.size for row in rows for c in row]),

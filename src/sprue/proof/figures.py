@@ -40,6 +40,7 @@ def of(report: Report, full: bool = False) -> dict[str, Any]:
         **of_quality(report.quality),
         "bytes": sizes,
         "bits_per_weight": dict(report.bits_per_weight),
+        "zeros": asdict(report.zeros) if report.zeros else None,
         **_costs(report.costs),
         "files": {
             name: {**of_quality(quality), "windows": len(sample.original)}

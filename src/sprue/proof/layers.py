@@ -22,6 +22,7 @@ class Matrix:
         bits: everything stored for it.
         weights: how many it has.
         error: tr(D H D^T) / tr(W H W^T) with D = W - W^, when it was made (no unit).
+        zeros: share of its inputs that count as zero, where it has a threshold.
     """
 
     module: str
@@ -31,6 +32,7 @@ class Matrix:
     bits: int
     weights: int
     error: float
+    zeros: float | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -51,6 +53,7 @@ def matrices(tensors: Mapping[str, Mapping[str, Any]]) -> list[Matrix]:
             bits=int(tensors[module]["bits"]),
             weights=int(tensors[module]["weights"]),
             error=float(tensors[module]["error"]),
+            zeros=tensors[module].get("zeros"),
         )
         for module, (layer, kind) in places.items()
     ]
@@ -73,6 +76,11 @@ def mean_bits(some: Sequence[Matrix]) -> float:
 def mean_error(some: Sequence[Matrix]) -> float:
     """Relative error over several matrices, each counted by its weights."""
     return sum(m.error * m.weights for m in some) / sum(m.weights for m in some)
+
+
+def mean_zeros(some: Sequence[Matrix]) -> float:
+    """Share of zeros over several matrices, each counted by its weights."""
+    return sum((m.zeros or 0.0) * m.weights for m in some) / sum(m.weights for m in some)
 
 
 def _place(module: str) -> tuple[int | None, str]:

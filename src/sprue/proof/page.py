@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def render(report: Report) -> str:
     """The page as HTML, with everything in it that it shows."""
     artifact = report.artifact or {}
-    found = layers.matrices(artifact.get("tensors", {}))
+    found = _matrices(report, artifact.get("tensors", {}))
     inside = [matrix for matrix in found if matrix.layer is not None]
     return _template().render(
         css=Markup(file("report.css")),
@@ -44,6 +45,12 @@ def render(report: Report) -> str:
         fallbacks=[_words(fallback) for fallback in artifact.get("fallbacks", [])],
         recipe=_yaml(artifact.get("recipe")),
     )
+
+
+def _matrices(report: Report, tensors: Mapping[str, Any]) -> list[Matrix]:
+    """What sprue.json records, with the zeros that were counted on this text."""
+    met = report.zeros.shares if report.zeros else {}
+    return [replace(m, zeros=met.get(m.module)) for m in layers.matrices(tensors)]
 
 
 @cache
@@ -146,6 +153,7 @@ def _layers(inside: list[Matrix], found: list[Matrix]) -> list[dict[str, Any]]:
     if not inside:
         return []
     return [
+        *_zeros(inside),
         _plot("Error", "Dot: one matrix. Bar: mean of the layer.", plots.error_by_layer(inside)),
         _plot(
             "Error by kind of linear",
@@ -161,6 +169,23 @@ def _layers(inside: list[Matrix], found: list[Matrix]) -> list[dict[str, Any]]:
             "Bits by kind of linear",
             "Bits per weight. The stronger the color, the more were spent.",
             plots.bits_by_kind(inside),
+        ),
+    ]
+
+
+def _zeros(inside: list[Matrix]) -> list[dict[str, Any]]:
+    if all(m.zeros is None for m in inside):
+        return []
+    return [
+        _plot(
+            "Zeros",
+            "Share of weights that met a zero on this text. Dot: one matrix. Bar: the layer.",
+            plots.zeros_by_layer(inside),
+        ),
+        _plot(
+            "Zeros by kind of linear",
+            "In percent of the inputs. The stronger the color, the more were zero.",
+            plots.zeros_by_kind(inside),
         ),
     ]
 

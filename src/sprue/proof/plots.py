@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from sprue.proof import layers, svg
 from sprue.proof.intervals import Estimate
@@ -202,6 +203,68 @@ def bits_by_kind(found: Sequence[Matrix]) -> str:
         0.9 * min(m.bits_per_weight for m in found),
         lambda v: f"{v:.2f}",
     )
+
+
+def zeros_by_kind(found: Sequence[Matrix]) -> str:
+    """The same for the share of inputs that count as zero."""
+    return heat(
+        found,
+        "Zeros by kind of linear",
+        lambda m: m.zeros or 0.0,
+        0.0,
+        lambda v: f"{100 * v:.0f}",
+    )
+
+
+def zeros_by_layer(found: Sequence[Matrix]) -> str:
+    """The share of every layer's weights that meet a zero, and that of each of its matrices."""
+    table = layers.by_layer(found)
+    means = {layer: layers.mean_zeros(some) for layer, some in table.items()}
+    plot = Axes((min(table) - 0.6, max(table) + 0.6), (0, 1), 220, whole=True)
+    parts = plot.frame("layer", "share of zeros")
+    for m in (m for some in table.values() for m in some):
+        x, y = plot.x(float(m.layer or 0)), plot.y(m.zeros or 0.0)
+        hint = f"{m.module}: {100 * (m.zeros or 0.0):.1f}%"
+        parts += [svg.shape("circle", "dot", hint, cx=x, cy=y, r=3)]
+    half = min(0.32, 9 / plot.unit)
+    parts += [
+        svg.line(plot.x(k - half), plot.y(v), plot.x(k + half), plot.y(v), "mean")
+        for k, v in means.items()
+    ]
+    most = max(means, key=lambda k: means[k])
+    return svg.drawing(
+        plot.height,
+        "Zeros by layer",
+        f"{len(table)} layers; most in layer {most} ({100 * means[most]:.1f}%), least "
+        f"{100 * min(means.values()):.1f}%",
+        parts,
+    )
+
+
+def zeros_curve(curve: Sequence[Mapping[str, float]], target: float) -> str:
+    """Predicted divergence by the share of zeros, shared out and even; both axes as they are.
+
+    Args:
+        curve: rows of "zeros" (a share), "shared_out" and "even" (nats per token).
+        target: the share that was asked for.
+    """
+    near = [row for row in curve if row["zeros"] <= min(target + 0.2, 0.95)] or list(curve)
+    top = max(max(row["even"], row["shared_out"]) for row in near) or 1.0
+    plot = Axes((0, near[-1]["zeros"]), (0, 1.08 * top), 250)
+    parts = plot.frame("share of zeros", "predicted divergence, nats per token")
+    at = plot.x(target)
+    parts += [svg.line(at, 22, at, plot.bottom, "rule")]
+    for i, (key, kind) in enumerate(
+        (("shared_out", "whisker result"), ("even", "whisker rule-mark"))
+    ):
+        points = [(plot.x(row["zeros"]), plot.y(row[key]), row) for row in near]
+        parts += [svg.line(a[0], a[1], b[0], b[1], kind) for a, b in pairwise(points)]
+        parts += [mark(i, x, y, 3) for x, y, _ in points]
+    words = "; ".join(
+        f"{100 * row['zeros']:.0f}%: {row['shared_out']:.4f}, even {row['even']:.4f}"
+        for row in near
+    )
+    return svg.drawing(plot.height, "What zeros cost", words, parts)
 
 
 def heat(

@@ -32,6 +32,19 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Met:
+    """Zeros that weights met while the text was read.
+
+    Attributes:
+        share: of the weights of all linears with a threshold.
+        shares: module name -> share of its inputs.
+    """
+
+    share: float
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Report:
     """What `verify` found.
 
@@ -49,6 +62,7 @@ class Report:
         costs: speed, memory and energy; None where they were not asked for.
         artifact: sprue.json of the result; None where it has none.
         machine: what it ran on.
+        zeros: of the result's activations; None where it has no thresholds.
     """
 
     original: str
@@ -67,6 +81,7 @@ class Report:
     costs: Costs | None
     artifact: Mapping[str, Any] | None
     machine: Machine
+    zeros: Met | None = None
 
     @property
     def passed(self) -> bool:

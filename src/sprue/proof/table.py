@@ -40,7 +40,13 @@ def rows(report: Report) -> list[Row]:
     """What is shown of a report in its table."""
     a, b = report.nbytes
     first = Row("bytes of all tensors", size(a), size(b), smaller(a, b))
-    return [first, *_bits_rows(report), *_quality_rows(report), *_cost_rows(report.costs)]
+    return [
+        first,
+        *_bits_rows(report),
+        *_zeros_rows(report),
+        *_quality_rows(report),
+        *_cost_rows(report.costs),
+    ]
 
 
 def text(report: Report) -> str:
@@ -73,6 +79,13 @@ def _bits_rows(report: Report) -> list[Row]:
         for what, note in notes.items()
         if known[what] is not None
     ]
+
+
+def _zeros_rows(report: Report) -> list[Row]:
+    if report.zeros is None:
+        return []
+    note = "counted while the text was read; their columns are not read where one token is written"
+    return [Row("linears' weights that meet a zero", "", percent(report.zeros.share), note=note)]
 
 
 def _quality_rows(report: Report) -> list[Row]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sprue.weights import trellis_reference as reference
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
+
+WIDEST = 512  # bits of the widest vectors that are used
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_ALONE = 1 << 19  # weights of a product below which another thread costs more than it brings
 
 
 @cache
@@ -88,6 +96,46 @@ def pack(states: NDArray[np.uint16], count: I32, rate: I32, at: int, bits: U8) -
     return int(lib.sprue_trellis_pack(a, n, T, b, c, at, d))
 
 
+def columns(weight: Tensor, x: Tensor, widest: int = WIDEST) -> Tensor | None:
+    """x @ weight, without reading the rows of `weight` that meet a zero; None: not built.
+
+    Args:
+        weight: [in, out] float32, bfloat16 or float16, contiguous, on the CPU.
+        x: float32 [in]; NaN and infinity are no zeros.
+        widest: bits of vectors to use at most; the result has the same bytes for all.
+
+    Returns:
+        float32 [out], summed in float32, the same bytes for any number of threads.
+    """
+    lib = library()
+    if lib is None:
+        return None
+    inputs, outputs = weight.shape
+    x, weight = x.contiguous(), weight.contiguous()
+    y = torch.empty(outputs)
+    given = weight.data_ptr(), _KINDS[weight.dtype], inputs, outputs, x.data_ptr()
+    width = lib.sprue_columns_width(widest)
+
+    def part(first: int, last: int) -> None:
+        lib.sprue_columns_product(*given, first, last, y.data_ptr(), width)
+
+    threads = 1 if weight.numel() < _ALONE else min(torch.get_num_threads(), outputs)
+    edges = [outputs * k // threads for k in range(threads + 1)]
+    others = [
+        _pool(os.getpid(), threads).submit(part, *edges[k : k + 2]) for k in range(1, threads)
+    ]
+    part(0, edges[1])
+    for other in others:
+        other.result()
+    return y
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads beside the caller's own; those of a parent process do not live in its children."""
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="sprue")
+
+
 def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
     p, i, big = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     lib.sprue_trellis_sweep.argtypes = [p, p, p, i, i, p, p, i, p, p, p, p, i, p, p, p]
@@ -102,6 +150,9 @@ def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.sprue_trellis_decode_masked.restype = i
     lib.sprue_trellis_matmul_masked.argtypes = [p, i, p, i, p, p, p, p, p, i, p, p, i, p, i, p]
     lib.sprue_trellis_matmul_masked.restype = i
+    lib.sprue_columns_width.argtypes, lib.sprue_columns_width.restype = [i], i
+    lib.sprue_columns_product.argtypes = [p, i, big, big, p, big, big, p, i]
+    lib.sprue_columns_product.restype = None
     return lib
 
 

@@ -4,7 +4,8 @@ The grid's part may be stored in rotated coordinates (`rotate`), which is undone
 
 A grid is one module with three functions (`dense`, `matmul`, `rows`; see `sprue.weights.grids`),
 listed in `GRIDS`. A low-rank part may stand beside any grid: W^ = grid + L @ R (`factors`), and
-alone beside the grid "none".
+alone beside the grid "none". Any of them may carry a threshold (`threshold`), below which inputs
+count as zero.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sprue.weights import factors
+from sprue.weights import factors, threshold
 from sprue.weights.grids import Grid, Meta, Tensors
 from sprue.weights.rotate import restore, rotate, unrotate
 
@@ -40,6 +42,7 @@ GRIDS: Mapping[str, str | None] = {
     "raw": "sprue.weights.grids.raw",
     "int": "sprue.weights.grids.integer",
     "masked": "sprue.weights.grids.masked",
+    "columns": "sprue.weights.grids.columns",
     "trellis": "sprue.weights.grids.trellis",
     "none": None,
 }
@@ -91,7 +94,7 @@ def dense(meta: Meta, tensors: Tensors) -> Tensor:
 
 
 def matmul(meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
-    """x @ W^.T for x [..., in], without keeping a dense copy of W^.
+    """x @ W^.T for x [..., in], without keeping a dense copy of W^; s(x) @ W^.T with a threshold.
 
     On a CPU it computes in float32 also for 16-bit x (few processors multiply 16-bit floats faster,
     and most much slower), elsewhere in x's dtype.
@@ -101,6 +104,8 @@ def matmul(meta: Meta, tensors: Tensors, x: Tensor) -> Tensor:
     """
     work = torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
     grid, inner = _grid(meta), x.to(work)
+    if "threshold" in meta:
+        inner = threshold.applied(inner, meta["threshold"]["value"])
     parts = [] if grid is None else [_grid_matmul(grid, meta, tensors, inner)]
     if "low_rank" in meta:
         L, R = factors.split(meta, tensors)
@@ -142,12 +147,15 @@ def layout(packed: Packed) -> dict[str, Any]:
 
 def flops(meta: Meta) -> int:
     """Floating-point operations of one product with a vector: two for each weight that is not a
-    stored zero, and the low-rank part's."""
-    out, width = meta["shape"]
-    kept = meta["mask"]["kept"] if "mask" in meta else out * width
-    rank = meta["low_rank"]["rank"] if "low_rank" in meta else 0
-    stored = 0 if meta["grid"] == "none" else kept
-    return int(2 * (stored + rank * (out + width)))
+    stored zero, and the low-rank part's; with a threshold, of the inputs that it left on average.
+    """
+    out: int = meta["shape"][0]
+    width: int = meta["shape"][1]
+    kept: int = meta["mask"]["kept"] if "mask" in meta else out * width
+    rank: int = meta["low_rank"]["rank"] if "low_rank" in meta else 0
+    inputs: float = 1 - meta["threshold"]["zeros"] if "threshold" in meta else 1
+    whole = 0 if meta["grid"] == "none" else kept
+    return round(2 * (inputs * (whole + rank * width) + rank * out))
 
 
 def empty_tensors(layout: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -185,8 +193,13 @@ def _grid(meta: Meta) -> Grid | None:
     if name not in GRIDS:
         raise ValueError(f"unknown grid {name!r}; known are {', '.join(sorted(GRIDS))}")
     module = GRIDS[name]
+    return None if module is None else _module(module)
+
+
+@cache
+def _module(name: str) -> Grid:
     # A module is its own implementation of the protocol.
-    return None if module is None else cast(Grid, importlib.import_module(module))
+    return cast(Grid, importlib.import_module(name))
 
 
 def _dtype(name: str, text: str) -> torch.dtype:
