@@ -1,4 +1,4 @@
-"""The command line: `sprue compress`, `verify`, `generate` and `demo`.
+"""The command line: `sprue compress`, `experts`, `verify`, `generate` and `demo`.
 
 Exit codes: 0 done, 1 `--keep` not met, 2 something that the user can mend (said in one line),
 70 a fault of sprue itself (with a traceback), 130 interrupted.
@@ -14,7 +14,15 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from sprue import __version__, cli_common, cli_compress, cli_demo, cli_generate, cli_verify
+from sprue import (
+    __version__,
+    cli_common,
+    cli_compress,
+    cli_demo,
+    cli_experts,
+    cli_generate,
+    cli_verify,
+)
 from sprue.errors import SprueError
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
@@ -28,6 +36,7 @@ _MENDABLE = frozenset(
 _NO_MEMORY = "out of memory: close other programs, or give fewer and shorter windows"
 _COMMANDS = {
     "compress": cli_compress,
+    "experts": cli_experts,
     "verify": cli_verify,
     "generate": cli_generate,
     "demo": cli_demo,
@@ -37,6 +46,7 @@ ABOUT = """\
 Cut a trained language model down to a stated budget, and prove what was kept.
 
   compress   make a smaller model from a Hugging Face folder or hub name
+  experts    make feed-forward layers experts, of which a token computes a few
   verify     compare a result with its original: quality, size, speed, memory, energy
   generate   try a result, beside the original if you like
   demo       compress and verify the small model that ships with sprue"""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sprue.models.device import check_device
 from sprue.models.families import FAMILIES, find
-from sprue.models.family import Family, Group
+from sprue.models.family import Family, FeedForward, Group
 from sprue.models.linears import get_weight, lent, set_weight
 from sprue.models.source import Source, open
 from sprue.models.stream import Stream
@@ -16,6 +16,7 @@ from sprue.models.write import Writer
 __all__ = [
     "FAMILIES",
     "Family",
+    "FeedForward",
     "Group",
     "Source",
     "Stream",

@@ -21,6 +21,24 @@ class Group:
 
 
 @dataclass(frozen=True)
+class FeedForward:
+    """The feed-forward layer of a block: down(act(gate x) * up x), or down(act(up x)).
+
+    Attributes:
+        module: its local name in the block; it maps one tensor to one tensor.
+        up, down: linears in it.
+        gate: another, or None; the same as `up` where one matrix holds both, gate first.
+        activation: attribute of the module.
+    """
+
+    module: str = "mlp"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    gate: str | None = "gate_proj"
+    activation: str = "act_fn"
+
+
+@dataclass(frozen=True)
 class Family:
     """Module names of an architecture, as `transformers` spells them.
 
@@ -36,6 +54,7 @@ class Family:
         extra: linears outside the blocks, which some configurations have.
         transposed: block linears store [in, out] (GPT-2's Conv1D).
         renames: (prefix in older checkpoints, prefix of the module).
+        feed_forward: what the feed-forward layer of a block is; None where it is no module.
     """
 
     name: str
@@ -49,6 +68,7 @@ class Family:
     extra: tuple[str, ...] = ()
     transposed: bool = False
     renames: tuple[tuple[str, str], ...] = ()
+    feed_forward: FeedForward | None = None
 
     def groups(self, config: Any) -> tuple[Group, ...]:
         """The groups of every block of a model with `config`, in forward order."""

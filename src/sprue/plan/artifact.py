@@ -38,7 +38,8 @@ def finish(
     """
     told = contents(source, recipe, records, writer.nbytes, data)
     texts = {"recipe.yaml": recipe.to_yaml()}
-    writer.finish(_config(source, records), told, source.companions(), texts)
+    layouts = {name: record.layout for name, record in records.items()}
+    writer.finish(config(source, layouts), told, source.companions(), texts)
     return told
 
 
@@ -58,15 +59,10 @@ def contents(
     linears = [record for name, record in records.items() if name not in outer]
     weights = sum(prod(source.shape(name)) for name in source.entries)
     return {
-        "sprue": __version__,
-        "original": {
-            "name": source.name,
-            "sha256": source.fingerprint(),
-            "bytes": source.nbytes,
-        },
+        **origin(source),
         "recipe": recipe.as_dict(),
         "seed": recipe.seed,
-        "versions": _versions(),
+        "versions": versions(),
         "data": dict(data),
         "tensors": {name: _entry(record) for name, record in records.items()},
         "bytes": nbytes,
@@ -79,15 +75,31 @@ def contents(
     }
 
 
-def _config(source: Source, records: Mapping[str, Record]) -> dict[str, Any]:
-    config = {key: value for key, value in source.raw.items() if key != "auto_map"}
-    if not (config.get("dtype") or config.get("torch_dtype")):
+def origin(source: Source) -> dict[str, Any]:
+    """Who made a result, and of what."""
+    return {
+        "sprue": __version__,
+        "original": {
+            "name": source.name,
+            "sha256": source.fingerprint(),
+            "bytes": source.nbytes,
+        },
+    }
+
+
+def config(
+    source: Source,
+    modules: Mapping[str, Mapping[str, Any]],
+    experts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The content of config.json; the layouts are those of `runtime.quantization_config`."""
+    told = {key: value for key, value in source.raw.items() if key != "auto_map"}
+    if not (told.get("dtype") or told.get("torch_dtype")):
         stored = next(iter(source.entries))
-        config["dtype"] = str(source.dtype(stored)).removeprefix("torch.")
-    config["tie_word_embeddings"] = source.tied
-    layouts = {name: record.layout for name, record in records.items()}
-    config["quantization_config"] = runtime.quantization_config(layouts)
-    return config
+        told["dtype"] = str(source.dtype(stored)).removeprefix("torch.")
+    told["tie_word_embeddings"] = source.tied
+    told["quantization_config"] = runtime.quantization_config(modules, experts)
+    return told
 
 
 def _entry(record: Record) -> dict[str, Any]:
@@ -106,5 +118,6 @@ def _fallbacks() -> list[str]:
     return []
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that take part."""
     return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
