@@ -20,9 +20,12 @@ from sprue import __version__, models
 from sprue.errors import InputError
 from sprue.models import Source, Writer
 from sprue.plan import calibration, outcome, split, student
+from sprue.plan import drop as dropping
 from sprue.plan.convert import Conversion, Layer
 from sprue.plan.distill import Distillation, Schedule
-from sprue.plan.forecast_experts import at_once, forecast
+from sprue.plan.drop import Dropped
+from sprue.plan.forecast import Forecast
+from sprue.plan.forecast_experts import at_once, forecast, forecast_drop
 from sprue.plan.lesson import Lesson, Look
 from sprue.plan.split import Split
 from sprue.proof import experts_page, quality
@@ -132,10 +135,7 @@ def experts(
     split.check(source, plan)
     with Writer(Path(out)) as writer, _interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, plan.seed)
-        ahead = forecast(source, texts.ids.shape, schedule)
-        if progress:
-            print(f"this will take {ahead.line()}", file=sys.stderr)
-        ahead.check(writer.out.parent)
+        _announce(forecast(source, texts.ids.shape, schedule), writer.out.parent, progress)
         state = writer.resume(_key(source, plan, schedule, texts.ids, device)) or {}
         layers = _converted(source, texts.ids, plan, writer, state, device, progress)
         if schedule is None:
@@ -154,6 +154,98 @@ def experts(
     if report is not None:
         Path(report).write_text(found.html(), encoding="utf-8")
     return found
+
+
+@dataclass(frozen=True)
+class DropReport:
+    """What came of dropping experts.
+
+    Attributes:
+        out: the folder.
+        artifact: the content of its sprue.json.
+        blocks: what came of every block that has experts.
+    """
+
+    out: Path
+    artifact: Mapping[str, Any]
+    blocks: tuple[Dropped, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        keys = ("bytes", "original", "seed", "drop", "data")
+        return {
+            "out": str(self.out),
+            **{key: self.artifact[key] for key in keys},
+            "layers": [asdict(block) for block in self.blocks],
+        }
+
+    def table(self) -> str:
+        """A few lines for a terminal."""
+        told = self.artifact
+        before, after = told["original"]["bytes"], told["bytes"]
+        return (
+            f"{self.out}: {told['drop']['kept']} of {told['drop']['experts']} experts stay in "
+            f"{len(self.blocks)} blocks\n"
+            f"{after:,} bytes of tensors, {100 * after / before:.1f}% of {before:,}\n"
+            f"next: sprue verify {told['original']['name']} {self.out} --data FILE"
+        )
+
+
+def drop(
+    model: str | Path,
+    out: str | Path,
+    share: float,
+    *,
+    criterion: str = "reap",
+    calibrate: Sequence[str | Path] = (),
+    windows: int = DEFAULT_WINDOWS,
+    context: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> DropReport:
+    """Write `model`, which has experts, without `share` of them into the folder `out`.
+
+    The same number goes in every block: those whose outputs, weighted by the router, are smallest
+    on the calibration text. The result is an ordinary model that needs no sprue to be loaded.
+
+    Args:
+        model: folder in the Hugging Face layout, or a hub name.
+        out: folder to make.
+        share: of the experts, above 0 and below 1.
+        criterion: "reap", or "random" for comparison.
+        calibrate, windows, context, device, progress: as for `experts`.
+        seed: of the calibration sample, and of the random criterion.
+
+    Raises:
+        InputError: a model, text or argument that cannot be used.
+        ResourceError: less memory or disk than the work takes.
+    """
+    models.check_device(device)
+    source = models.open(model, models.MIXTURES)
+    stay = dropping.count_kept(source, share)
+    with Writer(Path(out)) as writer:
+        texts = calibration.read(source, calibrate, windows, context, seed)
+        _announce(forecast_drop(source, texts.ids.shape), writer.out.parent, progress)
+        with _bar("experts", source.blocks, progress) as advance:
+            found = dropping.measured(
+                source,
+                texts.ids,
+                stay,
+                criterion=criterion,
+                seed=seed,
+                device=device,
+                progress=lambda: advance(1),
+            )
+        dropping.write(writer, source, found)
+        told = dropping.finish(writer, source, found, share, seed, texts.as_dict())
+    return DropReport(Path(out), told, tuple(found))
+
+
+def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
+    if progress:
+        print(f"this will take {ahead.line()}", file=sys.stderr)
+    ahead.check(folder)
 
 
 def _converted(

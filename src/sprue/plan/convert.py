@@ -299,6 +299,7 @@ def fill(
     made.router.weight.copy_(router.weight)
     made.router.bias.copy_(router.bias)
     made.bias.copy_(bias)
+    made.gain.zero_()
     for e, expert in enumerate(made.experts):
         _fill(cast(Expert, expert), dense, down, (labels == e).nonzero().flatten())
     if made.shared is not None:

@@ -56,6 +56,21 @@ def forecast(
     return Forecast(psutil.Process().memory_info().rss + added, added, disk, seconds)
 
 
+def forecast_drop(source: Source, ids: Sequence[int]) -> Forecast:
+    """What dropping experts of `source` will take; the arguments are those of `forecast`."""
+    windows, context = ids
+    prefixes = [f"{source.family.block(i)}." for i in range(source.blocks)]
+    largest = max(
+        sum(prod(source.shape(n)) for n in source.entries if n.startswith(p)) for p in prefixes
+    )
+    activations = 4 * windows * context * int(source.config.hidden_size)
+    # a block as it runs, and one tensor of all its experts as it is put together
+    added = 2 * 4 * largest + min(activations, RESIDENT) + _BUFFERS
+    seconds = 2.0 * 2 * largest * source.blocks * windows * context / flops_per_second()
+    disk = source.nbytes + max(0, activations - RESIDENT)
+    return Forecast(psutil.Process().memory_info().rss + added, added, disk, seconds)
+
+
 def at_once(source: Source, context: int) -> tuple[int, int]:
     """Windows in one forward and backward of a distillation, and the bytes that they take."""
     config = source.config

@@ -22,22 +22,22 @@ class Split:
         experts: how many, those that always compute included.
         active: how many a token computes, those that always compute included.
         shared: how many always compute; they hold the neurons with the most energy.
+        seed: of everything that is random.
         grouping: "router" (groups and router in turns), "coactivation", "weights" (k-means on the
             rows of up or gate) or "random".
         router: "ridge", "representative" (a row of the neuron nearest to the middle of its
             group) or "random".
         repair: whether the down projections are fitted again.
-        seed: of everything that is random.
     """
 
     experts: int = 8
     active: int = 2
     shared: int = 0
+    seed: int = 0
     grouping: str = "router"
     router: str = "ridge"
     repair: bool = True
     gating: str = "scaled"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.experts < 2 or not 1 <= self.active <= self.experts:

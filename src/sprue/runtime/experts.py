@@ -116,5 +116,6 @@ def like(old: nn.Module, layout: Layout, dtype: torch.dtype, device: str = "meta
             f"config.json lists experts for a {type(old).__name__}, which has no activation "
             f"{layout['activation']!r}. Convert the model again with this version of transformers."
         )
-    with torch.device(device):
-        return Experts(layout, activation).to(dtype)
+    with torch.device("meta"):  # where initialization draws no random numbers
+        made = Experts(layout, activation).to(dtype)
+    return made if device == "meta" else made.to_empty(device=device)
