@@ -235,18 +235,27 @@ def grouped(
     if split.grouping == "random":
         labels[rest] = structure.by_chance(inner.shape[1], split.routed, seed)
     elif split.grouping == "weights":
-        rows = (dense.up if dense.gate is None else dense.gate)[rest]
-        rows = torch.nn.functional.normalize(rows, dim=1)
+        rows = torch.nn.functional.normalize(dense.opening[0][rest], dim=1)
         labels[rest] = structure.by_profile(rows, split.routed, seed)
     elif split.grouping == "coactivation":
         labels[rest] = structure.by_profile(structure.profiles(inner, seed), split.routed, seed)
     else:
         labels[rest] = structure.group(inner, x, split.routed, split.picked, seed)
+    return labels, _router(dense, x, energies, labels, split, seed)
+
+
+def _router(
+    dense: Dense, x: Tensor, energies: Tensor, labels: Tensor, split: Split, seed: int
+) -> Router:
     if split.router == "random":
         generator = torch.Generator().manual_seed(seed)
         weight = torch.randn(split.routed, x.shape[1], generator=generator)
-        return labels, Router(weight, torch.zeros(split.routed))
-    return labels, structure.router(x, structure.strengths(dense, x, labels, split.routed))
+        return Router(weight, torch.zeros(split.routed))
+    if split.router == "representative":
+        picked = structure.representatives(energies, labels, split.routed, seed)
+        rows, bias = dense.opening
+        return Router(rows[picked], torch.zeros(split.routed) if bias is None else bias[picked])
+    return structure.router(x, structure.strengths(dense, x, labels, split.routed))
 
 
 @dataclass

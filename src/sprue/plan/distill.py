@@ -42,7 +42,7 @@ class Schedule:
     seconds: float | None = None
     rate: float = 1e-3
     decay: float = 0.01
-    tokens: int = 4096
+    tokens: int = 2048
 
     def __post_init__(self) -> None:
         given = [limit for limit in (self.steps, self.seconds) if limit is not None]
@@ -76,6 +76,7 @@ class Distillation(Generic[Batch]):
         batches: step -> batches whose gradients are added before the step; the same for the same
             step, so that a resumed run sees what an uninterrupted one does.
         schedule: how long.
+        pace: name of a parameter -> its learning rate as a share of the schedule's, where not 1.
         step: how many steps were taken.
         seconds: spent on them.
         losses: mean KL of every step, nats.
@@ -86,16 +87,19 @@ class Distillation(Generic[Batch]):
     parameters: Mapping[str, nn.Parameter]
     batches: Callable[[int], Sequence[Batch]]
     schedule: Schedule
+    pace: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        wide = [p for p in self.parameters.values() if p.ndim > 1]
-        rest = [p for p in self.parameters.values() if p.ndim <= 1]
         groups = [
-            {"params": wide, "weight_decay": self.schedule.decay},
-            {"params": rest, "weight_decay": 0.0},
+            {
+                "params": [parameter],
+                "pace": self.pace.get(name, 1.0),
+                "weight_decay": self.schedule.decay if parameter.ndim > 1 else 0.0,
+            }
+            for name, parameter in self.parameters.items()
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=self.schedule.rate, betas=(0.9, 0.98))
 
@@ -112,7 +116,7 @@ class Distillation(Generic[Batch]):
         """
         begin = time.monotonic()
         for group in self._optimizer.param_groups:
-            group["lr"] = self.schedule.rate_at(self.done)
+            group["lr"] = group["pace"] * self.schedule.rate_at(self.done)
         loss = self._gradients(self.batches(self.step))
         nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP)
         self._optimizer.step()

@@ -58,6 +58,11 @@ class Dense:
         """How many neurons."""
         return self.up.shape[0]
 
+    @property
+    def opening(self) -> tuple[Tensor, Tensor | None]:
+        """What the activation sees of x: rows [neurons, in], and their bias [neurons] or None."""
+        return (self.up, self.up_bias) if self.gate is None else (self.gate, self.gate_bias)
+
     def hidden(self, x: Tensor) -> Tensor:
         """h(x): [tokens, in] -> [tokens, neurons]."""
         up = torch.nn.functional.linear(x, self.up, self.up_bias)
@@ -162,6 +167,19 @@ def profiles(energies: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(len(amplitude), _SKETCH, generator=generator)
     return amplitude.T @ directions.div_(math.sqrt(_SKETCH))
+
+
+def representatives(energies: Tensor, labels: Tensor, experts: int, seed: int) -> Tensor:
+    """Of each group the neuron whose profile is nearest to the group's mean: [experts] int64.
+
+    Its row of the gate is the expert's row of the router in CMoE (section 4.3).
+    """
+    found, every = [], profiles(energies, seed)
+    for e in range(experts):
+        mine = (labels == e).nonzero().flatten()
+        gap = (every[mine] - every[mine].mean(0)).norm(dim=1)
+        found.append(mine[gap.argmin()])
+    return torch.stack(found)
 
 
 def correlation(energies: Tensor, labels: Tensor, experts: int) -> Tensor:
