@@ -26,7 +26,7 @@ from sprue.plan.split import Split
 from sprue.proof import intervals, load, quality
 from sprue.runtime.experts import Expert, Experts, like
 
-CONTEXT, WINDOWS, TESTED, SEED = 256, 64, 160, 0
+CONTEXT, WINDOWS, TESTED, SEED = 256, 128, 160, 0
 WIDTH, NEURONS, ROUNDS = 4096, 11008, 41
 TRAIN, TEST = ([common.ASSETS / f"text/{t}/{kind}.txt" for t in common.TEXTS]
                for kind in ("train", "test"))  # fmt: skip

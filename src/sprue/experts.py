@@ -136,7 +136,7 @@ def experts(
     with Writer(Path(out)) as writer, _interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, plan.seed)
         _announce(forecast(source, texts.ids.shape, schedule), writer.out.parent, progress)
-        state = writer.resume(_key(source, plan, schedule, texts.ids, device)) or {}
+        state = writer.resume(_key(source, plan, schedule, texts, device)) or {}
         layers = _converted(source, texts.ids, plan, writer, state, device, progress)
         if schedule is None:
             looks, losses, shards = [], [], student.converted(source, layers, writer)
@@ -279,12 +279,14 @@ def _lesson(
     teacher = load(source.path, device=device, dtype=torch.float32)
     taught = student.student_of(teacher, source, layers, writer)
     count = at_once(source, ids.shape[1])[0]
+    parameters = student.trained(taught, layers, "all")
     work = Distillation(
         lambda some: teacher(some.to(device), use_cache=False).logits,
         lambda some: taught(some.to(device), use_cache=False).logits,
-        student.trained(taught, layers, "all"),
+        parameters,
         student.Windows(learned, plan.seed, schedule.tokens, count),
         schedule,
+        student.paces(parameters, layers),
     )
 
     def measure() -> tuple[float, float]:
@@ -322,7 +324,13 @@ def _check_report(report: str | Path | None) -> None:
         raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
 
 
-def _key(source: Source, plan: Split, schedule: Schedule | None, ids: Tensor, device: str) -> str:
+def _key(
+    source: Source,
+    plan: Split,
+    schedule: Schedule | None,
+    texts: calibration.Calibration,
+    device: str,
+) -> str:
     """A name for everything that decides the bytes of a result, sha256 hex."""
     parts = {
         "command": "experts",
@@ -331,8 +339,8 @@ def _key(source: Source, plan: Split, schedule: Schedule | None, ids: Tensor, de
         "config": source.raw,
         "split": plan.as_dict(),
         "schedule": None if schedule is None else asdict(schedule),
-        "ids": hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest(),
-        "shape": list(ids.shape),
+        "ids": hashlib.sha256(texts.ids.contiguous().numpy().tobytes()).hexdigest(),
+        "data": texts.as_dict(),
         "device": torch.device(device).type,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

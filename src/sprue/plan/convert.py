@@ -127,14 +127,12 @@ class Conversion:
         block = stream.load(i)
         module = block.get_submodule(self._part.module)
         dense = dense_of(block, self._part)
-        aims = _Seen(stream, len(self.ids), dense)
+        seen, aims = _Seen(stream, len(self.ids)), _Seen(stream, len(self.ids), dense)
         stream.run(block, i, original, {self._part.module: aims}, out=original)
-        seen = _Seen(stream, len(self.ids))
         stream.observe(block, i, now, {self._part.module: seen})
         tidy()
-        x, target = seen.rows, aims.rows
-        made, layer = self._converted(module, dense, x, target, i)
-        block.set_submodule(self._part.module, made)
+        made, layer = self._converted(module, dense, seen.rows, aims.rows, i)
+        block.set_submodule(self._part.module, made.to(self.device))
         stream.run(block, i, now, out=now)
         self.writer.keep(block_name(i), dict(block.state_dict()))
         return layer
@@ -185,7 +183,7 @@ class _Seen:
         self._next = 0
 
     def __call__(self, x: Tensor) -> None:
-        rows = self.rows[self._next : self._next + len(x)]
+        rows, x = self.rows[self._next : self._next + len(x)], x.to("cpu")
         rows.copy_(x if self._through is None else self._through(x))
         self._next += len(x)
         self._stream.settle(self._all)
@@ -199,21 +197,21 @@ class _Seen:
 def dense_of(block: nn.Module, part: Any) -> Dense:
     """The matrices of a block's feed-forward layer."""
     module = block.get_submodule(part.module)
-    up, down = (get_weight(module, name) for name in (part.up, part.down))
+    up, down = (get_weight(module, name).to("cpu") for name in (part.up, part.down))
     bias = _bias(module, part.up)
     gate, gate_bias = None, None
     if part.gate == part.up:
         (gate, up), both = up.chunk(2), (None, None) if bias is None else bias.chunk(2)
         gate_bias, bias = both
     elif part.gate is not None:
-        gate, gate_bias = get_weight(module, part.gate), _bias(module, part.gate)
+        gate, gate_bias = get_weight(module, part.gate).to("cpu"), _bias(module, part.gate)
     activation = getattr(module, part.activation)
     return Dense(up, down, activation, gate, bias, gate_bias, _bias(module, part.down))
 
 
 def _bias(module: nn.Module, name: str) -> Tensor | None:
     found = module.get_submodule(name).bias
-    return None if found is None else cast(Tensor, found).detach().clone()
+    return None if found is None else cast(Tensor, found).detach().to("cpu", copy=True)
 
 
 def _sample(x: Tensor, neurons: int) -> Tensor:

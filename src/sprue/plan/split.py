@@ -37,7 +37,6 @@ class Split:
     grouping: str = "router"
     router: str = "ridge"
     repair: bool = True
-    gating: str = "scaled"
 
     def __post_init__(self) -> None:
         if self.experts < 2 or not 1 <= self.active <= self.experts:
@@ -50,11 +49,12 @@ class Split:
                 f"expected fewer shared experts than active ones ({self.active}), since a token "
                 f"computes at least one that the router picks; got {self.shared}"
             )
-        if self.grouping not in GROUPINGS or self.router not in ROUTERS:
-            raise InputError(
-                f"expected a grouping of {', '.join(GROUPINGS)} and a router of "
-                f"{', '.join(ROUTERS)}, got {self.grouping} and {self.router}"
-            )
+        for what, given, known in (
+            ("a grouping", self.grouping, GROUPINGS),
+            ("a router", self.router, ROUTERS),
+        ):
+            if given not in known:
+                raise InputError(f"expected {what} of {', '.join(known)}, got {given!r}")
 
     @property
     def routed(self) -> int:
@@ -76,7 +76,6 @@ class Split:
             "active": self.picked,
             "gated": gated,
             "bias": bias,
-            "gating": self.gating,
         }
 
     def as_dict(self) -> dict[str, Any]:

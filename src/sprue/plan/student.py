@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ def student_of(teacher: Any, source: Source, layers: Sequence[Layer], writer: Wr
         made.load_state_dict(
             {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
         )
-        student.set_submodule(layer.module, made)
+        student.set_submodule(layer.module, made.to(teacher.device))
     return student.eval()
 
 
@@ -38,6 +38,12 @@ def trained(student: nn.Module, layers: Sequence[Layer], what: str) -> dict[str,
         if parameter.requires_grad:
             found[name] = parameter
     return found
+
+
+def paces(parameters: Iterable[str], layers: Sequence[Layer]) -> dict[str, float]:
+    """Routers learn at a tenth of the rate: every change of theirs moves tokens between experts."""
+    routers = tuple(f"{layer.module}.router." for layer in layers)
+    return {name: 0.1 for name in parameters if name.startswith(routers)}
 
 
 class Windows:

@@ -47,7 +47,8 @@ class Expert(nn.Module):
 class Experts(nn.Module):
     """y = b + shared(x) + sum over the chosen of g_e E_e(x).
 
-    Scores are s = W x + c; the `active` highest are chosen.
+    Scores are s = W x + c; the `active` highest are chosen. g = 1 + gain * softmax(s): with gains
+    of 0 the neurons count as they did in the dense layer (CMoE, Pei et al. 2025, section 4.4).
 
     Args:
         layout: "width", "shared" (neurons that always compute), "routed" (neurons of each routed
@@ -88,17 +89,8 @@ class Experts(nn.Module):
         return y.view_as(x)
 
     def _gates(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """[tokens, active]"""
-        gating = self.layout.get("gating", "scaled")
-        p = scores.softmax(-1)
-        picked = p.gather(-1, chosen)
-        if gating == "scaled":
-            return 1 + self.gain[chosen] * picked
-        if gating == "through":
-            return picked / picked.detach()
-        if gating == "sum":  # mixtral
-            return self.active * picked / picked.sum(-1, keepdim=True)
-        return torch.ones_like(picked)
+        """g of the chosen experts, [tokens, active]."""
+        return 1 + self.gain[chosen] * scores.softmax(-1).gather(-1, chosen)
 
     def extra_repr(self) -> str:
         return f"active={self.active} of {len(self.experts)}"
