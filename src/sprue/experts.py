@@ -33,6 +33,7 @@ from sprue.runtime.load import load
 
 DEFAULT_WINDOWS = 128
 _HELD = 32  # windows that are not learned from: they tell how far the student is
+_RATE, _FASTEST = 5e-4, 1e-3  # learning rate at a width of 256, and at any
 _ALL = 1 << 16  # windows that a distillation reads, at most
 
 
@@ -128,10 +129,11 @@ def experts(
         InputError: a model, text or argument that cannot be used.
         ResourceError: less memory or disk than the work takes.
     """
-    plan, schedule = plan or Split(), _schedule(tune, steps)
+    plan = plan or Split()
     models.check_device(device)
     _check_report(report)
     source = models.open(model)
+    schedule = _schedule(tune, steps, int(source.config.hidden_size))
     split.check(source, plan)
     with Writer(Path(out)) as writer, _interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, plan.seed)
@@ -310,10 +312,12 @@ def _split_windows(ids: Tensor) -> tuple[Tensor, Tensor]:
     return ids[~held], ids[held]
 
 
-def _schedule(tune: float | None, steps: int | None) -> Schedule | None:
+def _schedule(tune: float | None, steps: int | None, width: int) -> Schedule | None:
+    """The rate falls as the width grows (Yang et al. 2022, arXiv:2203.03466, table 8)."""
     if tune is None and steps is None:
         return None
-    return Schedule(steps=steps, seconds=None if tune is None else 60 * tune)
+    seconds = None if tune is None else 60 * tune
+    return Schedule(steps=steps, seconds=seconds, rate=min(_FASTEST, _RATE * 256 / width))
 
 
 def _check_report(report: str | Path | None) -> None:

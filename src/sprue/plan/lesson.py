@@ -52,6 +52,8 @@ class Lesson:
     progress: Callable[[float], object] = lambda share: None
     looks: list[Look] = field(default_factory=list)
     _name: str = ""
+    _looking: float = 0.0
+    _saved: float = 0.0
 
     def run(self, state: Mapping[str, Any] | None) -> list[Look]:
         """To the end; what was measured on the way.
@@ -67,28 +69,45 @@ class Lesson:
             self._name = saved["name"]
             self.work.resume(saved["work"], self.writer.kept(self._name))
         self.progress(self.work.done)
-        last = time.monotonic()
+        self._saved = time.monotonic()
         while self.work.done < 1:
             done = self.work.done
             self.work.advance()
-            self.progress(self.work.done - done)
-            if self.work.done >= len(self.looks) / LOOKS:
+            if self._due() and self.work.done < 1:
                 self._look()
-            if time.monotonic() - last >= INTERVAL and self.work.done < 1:
+            if time.monotonic() - self._saved >= INTERVAL and self.work.done < 1:
                 self._save()
-                last = time.monotonic()
+            self.progress(self.work.done - done)
+        self._look()
         return self.looks
 
+    def _due(self) -> bool:
+        """Whether to look again; by the clock, looks may take a tenth of it."""
+        if self.work.schedule.seconds is not None and 10 * self._looking > self.work.seconds:
+            return False
+        return self.work.done >= len(self.looks) / LOOKS
+
     def _look(self) -> None:
-        self.looks.append(Look(self.work.step, self.work.seconds, *self.measure()))
+        begin = time.monotonic()
+        found = self.measure()
+        self._spent(begin)
+        self._looking += time.monotonic() - begin
+        self.looks.append(Look(self.work.step, self.work.seconds, *found))
+
+    def _spent(self, begin: float) -> None:
+        """Time that a schedule by the clock counts, though no step was taken in it."""
+        if self.looks:
+            self.work.seconds += time.monotonic() - begin
 
     def _save(self) -> None:
         """Under a new name, so that whoever is killed here leaves the state before it whole."""
+        begin = time.monotonic()
         told, tensors = self.work.state()
         old, self._name = self._name, f"{_STATE}{self.work.step:08d}"
         self.writer.keep(self._name, tensors)
         self.writer.drop([old])
         looks = [asdict(look) for look in self.looks]
-        self.writer.save(
-            {**self.before, _STATE: {"name": self._name, "work": told, "looks": looks}}
-        )
+        saved = {"name": self._name, "work": told, "looks": looks}
+        self.writer.save({**self.before, _STATE: saved})
+        self._spent(begin)
+        self._saved = time.monotonic()
