@@ -26,7 +26,7 @@ from sprue.plan.split import Split
 from sprue.proof import intervals, load, quality
 from sprue.runtime.experts import Expert, Experts, like
 
-CONTEXT, WINDOWS, TESTED, SEED = 256, 128, 160, 0
+CONTEXT, WINDOWS, TESTED, SEED = 256, 64, 160, 0
 WIDTH, NEURONS, ROUNDS = 4096, 11008, 41
 TRAIN, TEST = ([common.ASSETS / f"text/{t}/{kind}.txt" for t in common.TEXTS]
                for kind in ("train", "test"))  # fmt: skip
@@ -138,8 +138,8 @@ def distilled(options: list[str], threads: int) -> common.Json:
     return {**told, **kept, "cost": ran["cost"], "options": options, "threads": threads}
 
 
-def store(name: str, content: common.Json) -> None:
-    common.save(f"experts/{name}", {**content, "stamp": common.stamp()})
+def store(name: str, stamp: common.Json, content: common.Json) -> None:
+    common.save(f"experts/{name}", {**content, "stamp": stamp})
     print(name, json.dumps({k: v for k, v in content.items() if k in ("kept", "kl_nats")}))
 
 
@@ -147,21 +147,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", action="store_true", help="measure only what is not there yet")
     parser.add_argument("--only", metavar="PART", help="layer, curve, ablation or distillation")
-    parser.add_argument("--tune", default="20", help="minutes of the last run, on two threads")
+    parser.add_argument("--tune", default="20", help="minutes of the last run")
+    parser.add_argument("--threads", type=int, default=2, help="of the last run")
     args = parser.parse_args()
     common.require_assets()
     jobs: dict[str, Callable[[], common.Json]] = {"layer": layer_times}
-    jobs |= {f"curve-{k}": lambda k=k: measure(active=k) for k in range(1, 9)}
+    jobs |= {f"curve-{k}": lambda k=k: measure(active=k) for k in (2, 4, 1, 3, 6, 8, 5, 7)}
     for i, (name, how) in enumerate(ABLATIONS.items()):
         jobs[f"ablation-{i}"] = lambda name=name, how=how: {"name": name, **measure(**how)}
     for k in (4, 2):
         options = ["--active", str(k), "--tune", "4"]
         jobs[f"distillation-{k}"] = lambda options=options: distilled(options, 1)
-    jobs["distillation-best"] = lambda: distilled(["--active", "2", "--tune", args.tune], 2)
+    jobs["distillation-best"] = lambda: distilled(
+        ["--active", "2", "--tune", args.tune], args.threads
+    )
     for name, job in jobs.items():
         wanted = args.only is None or name.startswith(args.only)
         if wanted and not common.fresh(f"experts/{name}", args.keep):
-            store(name, job())
+            store(name, common.stamp(), job())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,22 +136,22 @@ def experts(
     schedule = _schedule(tune, steps, int(source.config.hidden_size))
     split.check(source, plan)
     with Writer(Path(out)) as writer, _interruptible(writer):
-        texts = calibration.read(source, calibrate, windows, context, plan.seed)
-        _announce(forecast(source, texts.ids.shape, schedule), writer.out.parent, progress)
-        state = writer.resume(_key(source, plan, schedule, texts, device)) or {}
-        layers = _converted(source, texts.ids, plan, writer, state, device, progress)
+        texts = _texts(source, calibrate, windows, context, plan.seed, schedule)
+        read = texts.statistics
+        _announce(forecast(source, read.ids.shape, schedule), writer.out.parent, progress)
+        state = writer.resume(_key(source, plan, schedule, read, device)) or {}
+        layers = _converted(source, read.ids, plan, writer, state, device, progress)
         if schedule is None:
             looks, losses, shards = [], [], student.converted(source, layers, writer)
         else:
-            ids = calibration.read(source, calibrate, _ALL, texts.ids.shape[1], plan.seed).ids
-            lesson, taught = _lesson(source, layers, writer, schedule, ids, plan, device)
+            lesson, taught = _lesson(source, layers, writer, schedule, texts, plan, device)
             with _bar("distillation", schedule, progress) as advance:
                 lesson.progress = advance
                 looks = lesson.run(state)
             losses, shards = lesson.work.losses, student.taught(source, layers, taught)
         for name, tensors in shards:
             writer.block(name, tensors)
-        told = outcome.finish(writer, source, plan, layers, texts.as_dict(), looks, schedule)
+        told = outcome.finish(writer, source, plan, layers, read.as_dict(), looks, schedule)
     found = ExpertsReport(Path(out), told, tuple(layers), tuple(looks), tuple(losses))
     if report is not None:
         Path(report).write_text(found.html(), encoding="utf-8")
@@ -250,6 +250,39 @@ def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
     ahead.check(folder)
 
 
+@dataclass(frozen=True)
+class _Texts:
+    """Windows of the calibration text.
+
+    Attributes:
+        statistics: for groups, router and repair.
+        learned: for the distillation; none without one.
+        held: to measure with, in neither of the two.
+    """
+
+    statistics: calibration.Calibration
+    learned: Tensor
+    held: Tensor
+
+
+def _texts(
+    source: Source,
+    paths: Sequence[str | Path],
+    windows: int,
+    context: int | None,
+    seed: int,
+    schedule: Schedule | None,
+) -> _Texts:
+    """Those for a distillation are all that there are; those for statistics are some of them."""
+    if schedule is None:
+        found = calibration.read(source, paths, windows, context, seed)
+        return _Texts(found, found.ids[:0], found.ids[:0])
+    every = calibration.read(source, paths, _ALL, context, seed)
+    learned, held = _split_windows(every.ids)
+    some = torch.linspace(0, len(learned) - 1, min(windows, len(learned))).long()
+    return _Texts(replace(every, ids=learned[some]), learned, held)
+
+
 def _converted(
     source: Source,
     ids: Tensor,
@@ -272,27 +305,26 @@ def _lesson(
     layers: Sequence[Layer],
     writer: Writer,
     schedule: Schedule,
-    ids: Tensor,
+    texts: _Texts,
     plan: Split,
     device: str,
 ) -> tuple[Lesson, Any]:
     """A distillation that is ready to run, and its student."""
-    learned, held = _split_windows(ids)
     teacher = load(source.path, device=device, dtype=torch.float32)
     taught = student.student_of(teacher, source, layers, writer)
-    count = at_once(source, ids.shape[1])[0]
+    count, held = at_once(source, texts.held.shape[1])[0], texts.held.to(device)
     parameters = student.trained(taught, layers, "all")
     work = Distillation(
         lambda some: teacher(some.to(device), use_cache=False).logits,
         lambda some: taught(some.to(device), use_cache=False).logits,
         parameters,
-        student.Windows(learned, plan.seed, schedule.tokens, count),
+        student.Windows(texts.learned, plan.seed, schedule.tokens, count),
         schedule,
         student.paces(parameters, layers),
     )
 
     def measure() -> tuple[float, float]:
-        sample = quality.compare(teacher, taught, held.to(device), batch=min(8, count))
+        sample = quality.compare(teacher, taught, held, batch=min(8, count))
         return math.exp(-float(sample.difference.mean())), float(sample.kl.mean())
 
     before = {"layers": [asdict(layer) for layer in layers], "waiting": []}

@@ -244,9 +244,9 @@ def group(energies: Tensor, x: Tensor, experts: int, active: int, seed: int) -> 
     solve = _Ridge(x)
     best, most = labels, -1.0
     for _ in range(_ROUNDS):
-        strength = _sums(energies, labels, experts).sqrt()
-        chosen = solve(strength).chosen(x, active)
-        kept = float((_sums(energies, labels, experts) * chosen).sum())
+        sums = _sums(energies, labels, experts)
+        chosen = solve(sums.sqrt()).chosen(x, active)
+        kept = float((sums * chosen).sum())
         if kept <= most * (1 + 1e-4):
             break
         best, most = labels, kept
@@ -256,7 +256,7 @@ def group(energies: Tensor, x: Tensor, experts: int, active: int, seed: int) -> 
 
 def _sums(values: Tensor, labels: Tensor, experts: int) -> Tensor:
     """Sums of columns by label: [rows, neurons] -> [rows, experts]."""
-    return torch.zeros(len(values), experts).index_add_(1, labels, values)
+    return values @ torch.nn.functional.one_hot(labels, experts).to(values.dtype)
 
 
 def strengths(dense: Dense, x: Tensor, labels: Tensor, experts: int) -> Tensor:
