@@ -29,7 +29,10 @@ BASE = ASSETS / "models/base6m"
 TEXTS = ("stories", "code", "legal", "security")
 
 # What decides the bytes of a result and the figures measured on it.
-_DECIDES = ("weights", "models", "plan", "data", "runtime", "compress.py", "proof/quality.py")
+_DECIDES = (
+    *("weights", "structure", "models", "plan", "data", "runtime"),
+    *("compress.py", "experts.py", "proof/quality.py"),
+)
 
 Json = dict[str, Any]
 

@@ -120,12 +120,28 @@ TINY: dict[str, dict[str, Any]] = {
     "smollm3": _llama_like(no_rope_layers=[1, 0, 1]),
 }
 
+# Models of experts, which drop some of them; no other command takes them.
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": _llama_like(num_local_experts=4, num_experts_per_tok=2),
+    "qwen2_moe": _llama_like(
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=16,
+        mlp_only_layers=[1],
+    ),
+    "qwen3_moe": _llama_like(
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=8
+    ),
+    "olmoe": _llama_like(num_experts=4, num_experts_per_tok=2),
+}
+
 
 def config_of(name: str, **changes: Any) -> Any:
     """The `transformers` config of a tiny model."""
     from transformers import AutoConfig
 
-    fields = TINY[name] | changes
+    fields = (TINY | MIXTURES)[name] | changes
     return AutoConfig.for_model(fields.pop("model_type", name), **fields)
 
 
@@ -142,9 +158,11 @@ def build(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `tiny` runs once for every tiny model."""
+    """A test that takes `tiny`, or `mixture`, runs once for every tiny model of the kind."""
     if "tiny" in metafunc.fixturenames:
         metafunc.parametrize("tiny", TINY)
+    if "mixture" in metafunc.fixturenames:
+        metafunc.parametrize("mixture", MIXTURES)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The command line: `sprue compress`, `plan`, `activations`, `sweep`, `verify`, `generate`, `demo`.
+"""The command line: `sprue compress`, `verify` and their like, one module for each command.
 
 Exit codes: 0 done, 1 `--keep` not met, 2 something that the user can mend (said in one line),
 70 a fault of sprue itself (with a traceback), 130 interrupted.
@@ -20,6 +20,7 @@ from sprue import (
     cli_common,
     cli_compress,
     cli_demo,
+    cli_experts,
     cli_generate,
     cli_plan,
     cli_sweep,
@@ -40,6 +41,7 @@ _COMMANDS = {
     "compress": cli_compress,
     "plan": cli_plan,
     "activations": cli_activations,
+    "experts": cli_experts,
     "verify": cli_verify,
     "generate": cli_generate,
     "sweep": cli_sweep,
@@ -52,6 +54,7 @@ Cut a trained language model down to a stated budget, and prove what was kept.
   compress     make a smaller model from a Hugging Face folder or hub name
   plan         say what that would take and give, without doing it
   activations  make one that leaves the weights unread that meet small inputs
+  experts      make feed-forward layers experts, of which a token computes a few
   verify       compare a result with its original: quality, size, speed, memory, energy
   generate     try a result, beside the original if you like
   sweep        measure which ratio of zeros fits which task

@@ -56,6 +56,14 @@ def at_least(least: int, what: str) -> Callable[[str], int]:
     return convert
 
 
+def minutes(text: str) -> float:
+    """A time by the clock, above 0, in minutes."""
+    value = _number(text, "minutes, such as 20 or 2.5")
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected minutes above 0, got {text!r}")
+    return value
+
+
 def temperature(text: str) -> float:
     """A sampling temperature; 0 takes the likeliest token."""
     value = _number(text, "a temperature such as 0 or 0.8")

@@ -47,7 +47,10 @@ class CompressReport:
         """JSON-able."""
         return {
             "out": str(self.out),
-            **{k: self.artifact[k] for k in ("bytes", "bits_per_weight", "original", "seed")},
+            **{
+                k: self.artifact[k]
+                for k in ("bytes", "bits_per_weight", "original", "seed", "zeros")
+            },
             "tensors": self.artifact["tensors"],
             "fallbacks": self.artifact["fallbacks"],
             "forecast": self.forecast.as_dict(),
@@ -61,10 +64,21 @@ class CompressReport:
             f"{self.out}: {after:,} bytes of tensors, {100 * after / before:.1f}% of {before:,}",
             f"bits per weight: {bits['linears']:.3f} of the linears, {bits['file']:.3f} of the "
             "file",
+            *zeros_line(self.artifact["zeros"]),
             *(f"note: {fallback}" for fallback in self.artifact["fallbacks"]),
             f"next: sprue verify {self.artifact['original']['name']} {self.out} --data FILE",
         ]
         return "\n".join(lines)
+
+
+def zeros_line(zeros: Mapping[str, float]) -> list[str]:
+    """What a terminal is told of zeros; nothing where there are none."""
+    if not zeros["share"]:
+        return []
+    return [
+        f"zeros: {100 * zeros['share']:.1f}% of the linears' weights; their FLOPs: "
+        f"{100 * zeros['flops']:.1f}% of dense, factors included"
+    ]
 
 
 def compress(

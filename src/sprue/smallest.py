@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sprue import data as texts_of
 from sprue import runtime
-from sprue.compress import DEFAULT_WINDOWS, bar, carry_out
+from sprue.compress import DEFAULT_WINDOWS, bar, carry_out, zeros_line
 from sprue.errors import InputError, SprueError
 from sprue.models import Writer
 from sprue.plan import calibration
@@ -64,7 +64,7 @@ class KeepReport:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        told = ("bytes", "bits_per_weight", "original", "seed", "tensors", "fallbacks")
+        told = ("bytes", "bits_per_weight", "original", "seed", "tensors", "zeros", "fallbacks")
         return {
             "out": str(self.out),
             **{name: self.artifact[name] for name in told},
@@ -84,6 +84,7 @@ class KeepReport:
                 *(["tried, on the text of the search:", *rows] if rows else []),
                 f"{self.out}: {after:,} bytes of tensors, {100 * after / before:.1f}% of "
                 f"{before:,}",
+                *zeros_line(self.artifact["zeros"]),
                 str(self.verdict["statement"]),
             ]
         )

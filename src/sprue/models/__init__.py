@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from sprue.models.device import check_device
-from sprue.models.families import FAMILIES, find
-from sprue.models.family import Family, Group
+from sprue.models.families import FAMILIES, MIXTURES, find
+from sprue.models.family import Family, FeedForward, Group, Mixture
 from sprue.models.linears import get_weight, lent, set_weight, thresholded
 from sprue.models.source import Source, open
 from sprue.models.stream import Stream
@@ -15,8 +15,11 @@ from sprue.models.write import Writer
 
 __all__ = [
     "FAMILIES",
+    "MIXTURES",
     "Family",
+    "FeedForward",
     "Group",
+    "Mixture",
     "Source",
     "Stream",
     "Writer",

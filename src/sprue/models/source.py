@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,8 @@ class Source:
         entries: every tensor that the model uses -> its place on disk.
         tied: the head is the embedding's matrix (and has no tensor of its own here).
         unused: names in the files that the architecture does not use.
+        stacked: tensors of experts that the files hold in parts: for each expert the entries whose
+            rows follow one another. The parts are among `entries` under the names in the files.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Source:
     entries: Mapping[str, Entry] = field(repr=False)
     tied: bool
     unused: tuple[str, ...] = field(default=(), repr=False)
+    stacked: Mapping[str, tuple[tuple[Entry, ...], ...]] = field(default_factory=dict, repr=False)
 
     @property
     def index(self) -> dict[str, str]:
@@ -96,6 +99,9 @@ class Source:
         Raises:
             InputError: it has NaN or infinite values, or the file became shorter.
         """
+        if name in self.stacked:
+            parts = (torch.cat([*map(tensorfile.read, part)]) for part in self.stacked[name])
+            return _finite(torch.stack([*parts]), name)
         return _finite(tensorfile.read(self.entries[name]), name)
 
     def rows(self, name: str, ids: Tensor) -> Tensor:
@@ -145,8 +151,12 @@ class Source:
         return sorted(path for path in found if path.is_file() and path.suffix != ".py")
 
 
-def open(model: str | Path) -> Source:
+def open(model: str | Path, among: tuple[Family, ...] = families.FAMILIES) -> Source:
     """Open a model folder, or a name on the hub, without reading a weight.
+
+    Args:
+        model: folder or name.
+        among: families that it may be of.
 
     Raises:
         InputError: whatever keeps it from being compressed: no folder, no config, unknown
@@ -154,7 +164,7 @@ def open(model: str | Path) -> Source:
     """
     path = locate.folder(str(model))
     raw = _raw_config(path)
-    family = families.find(raw)
+    family = families.find(raw, among)
     _refuse_quantized(raw)
     stored = _stored(path)
     config = configure(path)
@@ -163,10 +173,16 @@ def open(model: str | Path) -> Source:
     built = skeleton(config)
     expected = {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}
     entries, unused = _match(stored, expected, family, str(getattr(built, "base_model_prefix", "")))
+    stacked = _stacked(stored, expected, family)
+    parts = {e.name: e for rows in stacked.values() for row in rows for e in row}
     tied = is_tied(built) and _tie(entries, family)
-    _check_present(entries, expected, family.head if tied else None, path)
+    _check_present({*entries, *stacked}, expected, family.head if tied else None, path)
     _check_shapes(entries, expected)
-    return Source(str(model), path, raw, config, family, entries, tied, unused)
+    _check_stacked(stacked, expected)
+    unused = tuple(name for name in unused if name not in parts)
+    return Source(
+        str(model), path, raw, config, family, {**entries, **parts}, tied, unused, stacked
+    )
 
 
 def _raw_config(path: Path) -> dict[str, Any]:
@@ -263,7 +279,39 @@ def _renamed(name: str, family: Family) -> str:
     for old, new in family.renames:
         if name.startswith(old):
             return new + name.removeprefix(old)
+    if family.mixture is not None:
+        return name.replace(f".{family.mixture.stored}.", f".{family.mixture.module}.")
     return name
+
+
+def _stacked(
+    stored: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]], family: Family
+) -> dict[str, tuple[tuple[Entry, ...], ...]]:
+    """The experts' tensors, where every expert's matrices are stored apart."""
+    if family.mixture is None:
+        return {}
+    gate, up, down = family.mixture.matrices
+    found = {}
+    for name, shape in expected.items():
+        block, _, kind = name.partition(f".{family.mixture.experts}.")
+        joined = {"gate_up_proj": (gate, up), "down_proj": (down,)}.get(kind)
+        if joined is None or name in stored:
+            continue
+        inside = f"{block}.{family.mixture.stored}.experts"
+        rows = [[f"{inside}.{e}.{local}.weight" for local in joined] for e in range(shape[0])]
+        if all(part in stored for row in rows for part in row):
+            found[name] = tuple(tuple(stored[part] for part in row) for row in rows)
+    return found
+
+
+def _check_stacked(
+    stacked: Mapping[str, tuple[tuple[Entry, ...], ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    for name, rows in stacked.items():
+        height, width = expected[name][1:]
+        for parts in rows:
+            shapes = {p.name: (height // len(parts), width) for p in parts}
+            _check_shapes({p.name: p for p in parts}, shapes)
 
 
 def _tie(entries: dict[str, Entry], family: Family) -> bool:
@@ -288,12 +336,12 @@ def _same(a: Entry, b: Entry) -> bool:
 
 
 def _check_present(
-    entries: Mapping[str, Entry],
+    present: Collection[str],
     expected: Mapping[str, tuple[int, ...]],
     tied: str | None,
     path: Path,
 ) -> None:
-    absent = [name for name in expected if name not in entries and name != f"{tied}.weight"]
+    absent = [name for name in expected if name not in present and name != f"{tied}.weight"]
     if absent:
         raise InputError(
             f"{path} lacks {len(absent)} of the {len(expected)} tensors that the architecture in "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ from sprue import __version__, runtime
 from sprue.models import Source, Writer
 from sprue.plan.ledger import Record
 from sprue.plan.recipe import Recipe
-from sprue.weights import kernels
+from sprue.weights import kernels, packed
 
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "scipy")
 
@@ -53,7 +53,8 @@ def seal(
     Raises:
         ResourceError: the disk is full.
     """
-    writer.finish(_config(source, records), told, source.companions(), texts)
+    layouts = {name: record.layout for name, record in records.items()}
+    writer.finish(config(source, layouts), told, source.companions(), texts)
 
 
 def contents(
@@ -80,13 +81,8 @@ def facts(
     linears = [record for name, record in records.items() if name not in outer]
     weights = sum(prod(source.shape(name)) for name in source.entries)
     return {
-        "sprue": __version__,
-        "original": {
-            "name": source.name,
-            "sha256": source.fingerprint(),
-            "bytes": source.nbytes,
-        },
-        "versions": _versions(),
+        **origin(source),
+        "versions": versions(),
         "data": dict(data),
         "tensors": {name: _entry(record) for name, record in records.items()},
         "bytes": nbytes,
@@ -94,20 +90,46 @@ def facts(
             "linears": sum(r.bits for r in linears) / max(sum(r.weights for r in linears), 1),
             "file": 8 * nbytes / weights,
         },
+        "zeros": _zeros(linears),
         "fallbacks": _fallbacks(),
         "verdict": None,
     }
 
 
-def _config(source: Source, records: Mapping[str, Record]) -> dict[str, Any]:
-    config = {key: value for key, value in source.raw.items() if key != "auto_map"}
-    if not (config.get("dtype") or config.get("torch_dtype")):
+def origin(source: Source) -> dict[str, Any]:
+    """Who made a result, and of what."""
+    return {
+        "sprue": __version__,
+        "original": {
+            "name": source.name,
+            "sha256": source.fingerprint(),
+            "bytes": source.nbytes,
+        },
+    }
+
+
+def config(
+    source: Source,
+    modules: Mapping[str, Mapping[str, Any]],
+    experts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The content of config.json; the layouts are those of `runtime.quantization_config`."""
+    told = {key: value for key, value in source.raw.items() if key != "auto_map"}
+    if not (told.get("dtype") or told.get("torch_dtype")):
         stored = next(iter(source.entries))
-        config["dtype"] = str(source.dtype(stored)).removeprefix("torch.")
-    config["tie_word_embeddings"] = source.tied
-    layouts = {name: record.layout for name, record in records.items()}
-    config["quantization_config"] = runtime.quantization_config(layouts)
-    return config
+        told["dtype"] = str(source.dtype(stored)).removeprefix("torch.")
+    told["tie_word_embeddings"] = source.tied
+    told["quantization_config"] = runtime.quantization_config(modules, experts)
+    return told
+
+
+def _zeros(records: Sequence[Record]) -> dict[str, float]:
+    """Of packed linears: the share of stored zeros, and operations over those of dense ones."""
+    weights = max(sum(record.weights for record in records), 1)
+    masked = [record for record in records if "mask" in record.layout]
+    zeros = sum(record.weights - int(record.layout["mask"]["kept"]) for record in masked)
+    flops = sum(packed.flops(record.layout) for record in records)
+    return {"share": zeros / weights, "flops": flops / (2 * weights)}
 
 
 def _entry(record: Record) -> dict[str, Any]:
@@ -126,5 +148,6 @@ def _fallbacks() -> list[str]:
     return []
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that take part."""
     return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}

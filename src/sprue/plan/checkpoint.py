@@ -30,6 +30,7 @@ from sprue.plan.survey import Survey
 from sprue.weights.choice import Choice
 
 OVERHEAD = 0.05  # share of the time that saving may take
+INTERVAL = 60.0  # seconds of work that may be lost where steps are too small to save each
 _SURVEY = "survey"
 
 

@@ -24,16 +24,24 @@ _LOADED = (
 _AGAIN = "Copy or download the whole folder again, or compress the model again"
 
 
-def quantization_config(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def quantization_config(
+    modules: Mapping[str, Mapping[str, Any]],
+    experts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """What config.json holds under "quantization_config".
 
     Args:
         modules: module name -> `weights.packed.layout` of its matrix. Names are those of the
             modules of the model's own class ("model.layers.0.mlp.up_proj"); its tensors are stored
             as "{module}.{tensor}". A head that is tied to a packed embedding is not listed.
+        experts: name of a feed-forward layer -> layout of the `runtime.experts.Experts` that takes
+            its place. Linears of experts can be among `modules`.
     """
     listed = {name: dict(layout) for name, layout in modules.items()}
-    return {"quant_method": METHOD, "version": VERSION, "modules": listed}
+    told = {"quant_method": METHOD, "version": VERSION, "modules": listed}
+    if experts:
+        told["experts"] = {name: dict(layout) for name, layout in experts.items()}
+    return told
 
 
 def check(folder: str | Path, *, weights: bool = True) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from sprue.errors import ArtifactError
 from sprue.runtime import artifact
+from sprue.runtime.experts import like
 from sprue.runtime.linear import Layout, PackedEmbedding, PackedLinear, TiedLinear
 
 
@@ -32,15 +33,20 @@ class SprueConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """
 
     def __init__(
-        self, modules: Mapping[str, Layout] | None = None, version: int | None = None, **_: Any
+        self,
+        modules: Mapping[str, Layout] | None = None,
+        version: int | None = None,
+        experts: Mapping[str, Layout] | None = None,
+        **_: Any,
     ) -> None:
         self.quant_method = artifact.METHOD
         self.version = version
         self.modules = modules
+        self.experts = experts
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds."""
-        return artifact.quantization_config(self.modules or {})
+        return artifact.quantization_config(self.modules or {}, self.experts)
 
 
 @register_quantizer(artifact.METHOD)
@@ -75,13 +81,14 @@ class SprueQuantizer(HfQuantizer):  # type: ignore[misc]
         if checkpoint_files:
             artifact.check(Path(checkpoint_files[0]).parent)
         config = self.quantization_config
-        if config.version != artifact.VERSION or not config.modules:
+        if config.version != artifact.VERSION or not (config.modules or config.experts):
             raise ArtifactError(
                 f"config.json: expected version {artifact.VERSION} of the packed format and a "
                 f"list of modules, received version {config.version}. Update sprue, or compress "
                 "the model again."
             )
-        replace(model, config.modules)
+        replace_experts(model, config.experts or {})
+        replace(model, config.modules or {})
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         own = _is_own_class(model)
@@ -105,6 +112,21 @@ class SprueQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_trainable(self) -> bool:
         """Adapters can be trained: gradients pass through packed modules to their inputs."""
         return True
+
+
+def replace_experts(model: nn.Module, experts: Mapping[str, Layout]) -> None:
+    """Puts experts (uninitialized, on the meta device) in the place of the listed layers.
+
+    Raises:
+        ArtifactError: the model has no such layer, or one of another kind.
+    """
+    for listed, layout in experts.items():
+        name = _name_in(model, listed)
+        if name is None:
+            continue
+        old = model.get_submodule(name)
+        dtype = next((p.dtype for p in old.parameters()), torch.float32)
+        _set(model, name, like(old, layout, dtype))
 
 
 def replace(model: nn.Module, modules: Mapping[str, Layout]) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from sprue.models.families.llama import layout
-from sprue.models.family import Family
+from sprue.models.family import Family, FeedForward
 
-FAMILY = Family(name="Gemma", model_types=("gemma", "gemma2", "gemma3_text"), layout=layout)
+FAMILY = Family(
+    name="Gemma",
+    model_types=("gemma", "gemma2", "gemma3_text"),
+    layout=layout,
+    feed_forward=FeedForward(),
+)

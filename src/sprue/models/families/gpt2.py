@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sprue.models.family import Family, Group
+from sprue.models.family import Family, FeedForward, Group
 
 GROUPS = (
     Group("attn", ("attn.c_attn",)),
@@ -28,4 +28,5 @@ FAMILY = Family(
     norm="transformer.ln_f",
     positions="transformer.wpe",
     transposed=True,
+    feed_forward=FeedForward(up="c_fc", down="c_proj", gate=None, activation="act"),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sprue.models.family import Family, Group
+from sprue.models.family import Family, FeedForward, Group
 
 GROUPS = (
     Group("attn", ("attention.query_key_value",)),
@@ -30,4 +30,5 @@ FAMILY = Family(
     embedding="gpt_neox.embed_in",
     norm="gpt_neox.final_layer_norm",
     renames=(("embed_out.", "lm_head."),),
+    feed_forward=FeedForward(up="dense_h_to_4h", down="dense_4h_to_h", gate=None, activation="act"),
 )

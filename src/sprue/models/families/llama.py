@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sprue.models.family import Family, Group
+from sprue.models.family import Family, FeedForward, Group
 
 GROUPS = (
     Group("attn", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
@@ -36,4 +36,5 @@ FAMILY = Family(
         "smollm3",
     ),
     layout=layout,
+    feed_forward=FeedForward(),
 )

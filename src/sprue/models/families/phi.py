@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sprue.models.family import Family, Group
+from sprue.models.family import Family, FeedForward, Group
 
 GROUPS = (
     Group("block", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.fc1")),
@@ -18,4 +18,10 @@ def layout(config: Any) -> tuple[Group, ...]:
     return GROUPS
 
 
-FAMILY = Family(name="Phi", model_types=("phi",), layout=layout, norm="model.final_layernorm")
+FAMILY = Family(
+    name="Phi",
+    model_types=("phi",),
+    layout=layout,
+    norm="model.final_layernorm",
+    feed_forward=FeedForward(up="fc1", down="fc2", gate=None, activation="activation_fn"),
+)

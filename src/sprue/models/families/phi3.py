@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sprue.models.family import Family, Group
+from sprue.models.family import Family, FeedForward, Group
 
 GROUPS = (
     Group("attn", ("self_attn.qkv_proj",)),
@@ -19,4 +19,9 @@ def layout(config: Any) -> tuple[Group, ...]:
     return GROUPS
 
 
-FAMILY = Family(name="Phi-3", model_types=("phi3",), layout=layout)
+FAMILY = Family(
+    name="Phi-3",
+    model_types=("phi3",),
+    layout=layout,
+    feed_forward=FeedForward(up="gate_up_proj", gate="gate_up_proj", activation="activation_fn"),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sprue.models.families import llama
-from sprue.models.family import Family, Group
+from sprue.models.family import Family, FeedForward, Group
 
 PARALLEL = (
     Group("block", llama.GROUPS[0].linears + llama.GROUPS[2].linears),
@@ -19,4 +19,6 @@ def layout(config: Any) -> tuple[Group, ...]:
     return PARALLEL if config.use_parallel_residual else llama.GROUPS
 
 
-FAMILY = Family(name="StableLM", model_types=("stablelm",), layout=layout)
+FAMILY = Family(
+    name="StableLM", model_types=("stablelm",), layout=layout, feed_forward=FeedForward()
+)

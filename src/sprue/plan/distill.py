@@ -1,0 +1,173 @@
+"""Distillation: a student learns to give its teacher's distributions.
+
+Teacher and student are functions of a batch that give logits [..., classes]; what a batch is only
+they know, so that language models, classifiers and encoders are taught alike. The loss is
+KL(teacher || student) in nats, the mean over all rows of logits (Hinton et al. 2015,
+arXiv:1503.02531, at temperature 1, without labels). AdamW (Loshchilov and Hutter 2019), gradients
+clipped at norm 1, a linear warm-up and then a cosine to zero.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sprue.errors import InputError
+
+Batch = TypeVar("Batch")
+
+_WARM = 0.05  # share of the schedule
+_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, and how fast.
+
+    Attributes:
+        steps: so many; the same bytes every time.
+        seconds: or so long, by the clock; exactly one of the two is given.
+        rate: highest learning rate.
+        decay: decoupled weight decay, of matrices.
+        tokens: rows of logits whose gradients make a step, about.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+    rate: float = 1e-3
+    decay: float = 0.01
+    tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        given = [limit for limit in (self.steps, self.seconds) if limit is not None]
+        if len(given) != 1 or not given[0] > 0 or not math.isfinite(given[0]):
+            raise InputError(
+                f"expected a number of steps or of seconds above 0, got {self.steps} steps and "
+                f"{self.seconds} seconds"
+            )
+
+    def done(self, step: int, seconds: float) -> float:
+        """The share of the schedule that is behind, 1 or more at its end."""
+        if self.steps is not None:
+            return step / self.steps
+        return seconds / float(self.seconds or math.inf)
+
+    def rate_at(self, done: float) -> float:
+        """The learning rate."""
+        if done < _WARM:
+            return self.rate * (0.02 + 0.98 * done / _WARM)
+        return self.rate * 0.5 * (1 + math.cos(math.pi * (done - _WARM) / (1 - _WARM)))
+
+
+@dataclass
+class Distillation(Generic[Batch]):
+    """A student in the making.
+
+    Attributes:
+        teacher, student: batch -> logits [..., classes] of the same shape; the student's are
+            differentiable in `parameters`.
+        parameters: what is trained, by name.
+        batches: step -> batches whose gradients are added before the step; the same for the same
+            step, so that a resumed run sees what an uninterrupted one does.
+        schedule: how long.
+        pace: name of a parameter -> its learning rate as a share of the schedule's, where not 1.
+        step: how many steps were taken.
+        seconds: spent on them.
+        losses: mean KL of every step, nats.
+    """
+
+    teacher: Callable[[Batch], Tensor]
+    student: Callable[[Batch], Tensor]
+    parameters: Mapping[str, nn.Parameter]
+    batches: Callable[[int], Sequence[Batch]]
+    schedule: Schedule
+    pace: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        groups = [
+            {
+                "params": [parameter],
+                "pace": self.pace.get(name, 1.0),
+                "weight_decay": self.schedule.decay if parameter.ndim > 1 else 0.0,
+            }
+            for name, parameter in self.parameters.items()
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=self.schedule.rate, betas=(0.9, 0.98))
+
+    @property
+    def done(self) -> float:
+        """The share of the schedule that is behind; 1 at its end."""
+        return min(1.0, self.schedule.done(self.step, self.seconds))
+
+    def advance(self) -> float:
+        """Take one step; the mean KL of its batches before it, in nats.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
+        begin = time.monotonic()
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["pace"] * self.schedule.rate_at(self.done)
+        loss = self._gradients(self.batches(self.step))
+        nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.seconds += time.monotonic() - begin
+        self.losses.append(loss)
+        return loss
+
+    def _gradients(self, batches: Sequence[Batch]) -> float:
+        total = 0.0
+        for batch in batches:
+            with torch.no_grad():
+                aim = self.teacher(batch)
+            loss = divergence(aim, self.student(batch)) / len(batches)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise InputError(
+                f"the distillation diverged in step {self.step}: its loss is {total}; the weights "
+                "of the original may be damaged, or the learning rate is too high"
+            )
+        return total
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All that going on takes: JSON-able, and tensors."""
+        told = {"step": self.step, "seconds": self.seconds, "losses": list(self.losses)}
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            tensors[f"value/{name}"] = parameter.detach()
+            for key in ("exp_avg", "exp_avg_sq"):
+                moment = self._optimizer.state[parameter].get(key)
+                if moment is not None:
+                    tensors[f"{key}/{name}"] = moment
+        return told, tensors
+
+    @torch.no_grad()
+    def resume(self, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.step, self.seconds = int(told["step"]), float(told["seconds"])
+        self.losses = [float(loss) for loss in told["losses"]]
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"value/{name}"])
+            if f"exp_avg/{name}" in tensors:
+                self._optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.step)),
+                    **{key: tensors[f"{key}/{name}"].clone() for key in ("exp_avg", "exp_avg_sq")},
+                }
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(teacher || student) of logits [..., classes], mean over the rows, in nats."""
+    p, q = (logits.flatten(0, -2).float().log_softmax(-1) for logits in (teacher, student))
+    return nn.functional.kl_div(q, p, reduction="batchmean", log_target=True)
