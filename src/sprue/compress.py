@@ -27,6 +27,7 @@ from sprue.plan.survey import Survey
 from sprue.plan.walk import Walk
 
 DEFAULT_WINDOWS = 128
+_TOLD = ("bytes", "bits_per_weight", "original", "seed", "zeros", "tensors", "fallbacks")
 
 
 @dataclass(frozen=True)

@@ -59,3 +59,30 @@ def test_parts_are_written_as_read_takes_them(tmp_path: Path) -> None:
     assert [d.text for d in data.read([tmp_path / "a.jsonl"])] == texts
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0]) == {"text": "a\nb"}
+
+
+def test_a_share_is_set_apart_file_by_file() -> None:
+    found = [Document("x" * n, source) for source in ("a", "b") for n in [*range(40, 90), 40, 41]]
+    rest, part = split.set_apart(found, 0.3, 0)
+    assert sorted(rest + part, key=id) == sorted(found, key=id)
+    assert not {d.text for d in rest if d.source == "a"} & {d.text for d in part if d.source == "a"}
+    for source in ("a", "b"):
+        mine = sum(len(d.text) for d in part if d.source == source)
+        whole = sum(len(d.text) for d in found if d.source == source)
+        assert 0.25 < mine / whole < 0.35
+    assert (rest, part) == split.set_apart(found, 0.3, 0)
+    assert (rest, part) != split.set_apart(found, 0.3, 1)
+    assert split.set_apart(found, 0.0, 0) == (found, [])
+
+
+def test_few_documents_are_cut_at_a_line() -> None:
+    text = "".join(f"line {i}\n" for i in range(100))
+    rest, part = split.set_apart([Document(text, "a")], 0.3, 0)
+    assert rest[0].text + part[0].text == text
+    assert rest[0].text.endswith("\n")
+    assert 0.25 < len(part[0].text) / len(text) < 0.35
+    whole = "no line end " * 50
+    rest, part = split.set_apart([Document(whole, "a")], 0.5, 0)
+    assert rest[0].text + part[0].text == whole
+    both = [Document("x" * 100, "a"), Document("y" * 100, "a")]
+    assert split.set_apart(both, 0.5, 0) == (both[:1], both[1:])
