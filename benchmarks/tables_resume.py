@@ -17,7 +17,7 @@ def section() -> str:
         [
             "## Killed and resumed",
             "",
-            "`kill -9` at moments drawn evenly from how long the run that was left alone took, then "
+            "`kill -9` at moments drawn evenly from the time that the run left alone took, then "
             "`--resume`: `bench_resume.py`, the embedded model.",
             "",
             *common.table(head, rows),

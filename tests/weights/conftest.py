@@ -12,7 +12,7 @@ import pytest
 import sprue.weights
 from sprue.weights import kernels
 
-SOURCE = Path(sprue.weights.__file__).parent / "_kernels.c"
+SOURCES = sorted(Path(sprue.weights.__file__).parent.glob("_*.c"))
 
 
 @pytest.fixture(scope="session", params=[128, 256])
@@ -23,6 +23,6 @@ def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         pytest.skip("no C compiler")
     path = tmp_path_factory.mktemp("kernels") / f"narrow{request.param}.so"
     command = [compiler, "-O1", "-ffp-contract=off", "-fPIC", "-shared"]
-    command += [f"-DWIDEST={request.param}", "-o", str(path), str(SOURCE)]
+    command += [f"-DWIDEST={request.param}", "-o", str(path), *map(str, SOURCES)]
     subprocess.run(command, check=True)
     return kernels._declared(ctypes.CDLL(str(path)))

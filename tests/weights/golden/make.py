@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sprue.weights import packed
+from sprue.weights import packed, threshold
 from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
+from sprue.weights.grids import columns
 
 HERE = Path(__file__).resolve().parent
 
@@ -90,8 +91,16 @@ def stored() -> dict[str, packed.Packed]:
     }
     cases = {n: decompose(W, H, c, 7, importance) for n, c in choices.items()}
     cases |= {n: decompose(W[:12], H, c, 7) for n, c in zeros.items()}
+    cases["columns"] = _columns(W[:12])
     segments = decompose(tall, torch.eye(4), Choice("trellis", 2.5), 7)
     return {**cases, "trellis_segments": segments}
+
+
+def _columns(W: Tensor) -> packed.Packed:
+    """A matrix by columns, with a threshold."""
+    meta, tensors = columns.pack(W.to(torch.bfloat16))
+    meta = threshold.attach(meta, 0.25, 0.5)
+    return packed.Packed((W.shape[0], W.shape[1]), meta, tensors, 0.0)
 
 
 def digest(values: Tensor) -> str:
