@@ -24,6 +24,7 @@ from sprue.plan.zeros_walk import ZerosWalk
 from sprue.proof import load, quality
 from sprue.runtime.zeros import counted
 from sprue.verify import verify
+from sprue.weights import kernels
 
 SMALL: dict[str, Any] = {"windows": 12, "context": 24, "progress": False}
 FAMILIES = ("llama", "gpt2", "qwen2", "gemma2", "opt", "gpt_neox", "phi3")
@@ -123,6 +124,22 @@ def test_same_seed_same_bytes_and_the_global_generators_stay(
     assert _hashes(tmp_path / "a") == _hashes(made("llama"))
     activations(speaking("llama"), tmp_path / "b", zeros=0.5, calibrate=[corpus(1)], **SMALL)
     assert _hashes(tmp_path / "b") != _hashes(tmp_path / "a")
+
+
+def test_without_kernels_a_fallback_is_told_and_the_bytes_stay(
+    speaking: Callable[..., Path],
+    corpus: Callable[..., Path],
+    made: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    out = tmp_path / "out"
+    report = activations(speaking("llama"), out, zeros=0.5, calibrate=[corpus()], **SMALL)
+    assert "note: the C kernels were not built" in report.table()
+    first, second = _hashes(out), _hashes(made("llama"))
+    first.pop("sprue.json"), second.pop("sprue.json")
+    assert first == second
 
 
 def _hashes(out: Path) -> dict[str, str]:

@@ -102,10 +102,10 @@ def damage(levels: Mapping[str, Level]) -> float:
 
 
 def sample(x: Tensor, tokens: int) -> Tensor:
-    """At most `tokens` rows of x [rows, in], evenly spaced, a copy."""
+    """At most `tokens` rows of x [rows, in], evenly spaced, a copy on the CPU."""
     if len(x) <= tokens:
-        return x.clone()
-    return x[torch.linspace(0, len(x) - 1, tokens).long()]
+        return x.to("cpu", copy=True)
+    return x[torch.linspace(0, len(x) - 1, tokens).long()].cpu()
 
 
 def _curves(

@@ -11,7 +11,7 @@ from sprue.plan import artifact
 from sprue.plan.design import matrices
 from sprue.plan.ledger import Record
 from sprue.plan.zeros import Curves, Level, damage, even, share_out
-from sprue.weights import packed
+from sprue.weights import kernels, packed
 
 _DRAWN = tuple(k / 20 for k in range(1, 20))  # shares of zeros of the curve
 
@@ -43,6 +43,7 @@ def finish(
     levels = share_out(curves, target)
     told |= {
         "recipe": None,
+        "fallbacks": _fallbacks(),
         "seed": seed,
         "tensors": {n: told["tensors"][n] | _entry(r, levels[n]) for n, r in records.items()},
         "activations": {
@@ -55,6 +56,12 @@ def finish(
     }
     artifact.seal(writer, source, records, told)
     return told
+
+
+def _fallbacks() -> list[str]:
+    if kernels.library() is None:
+        return ["the C kernels were not built: torch gathers columns, which saves less"]
+    return []
 
 
 def met(records: Mapping[str, Record]) -> float:

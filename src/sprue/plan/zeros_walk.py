@@ -38,6 +38,23 @@ _TOKENS = 1024  # on which the error of a matrix is measured
 
 
 @dataclass
+class _Place:
+    """A block in the middle of its work: what it receives now and in the original."""
+
+    stream: Stream
+    block: nn.Module
+    i: int
+    prefix: str
+    hidden: Tensor
+    original: Tensor | None
+    limits: dict[str, float] = field(default_factory=dict)  # of the linears that are done
+
+    def name(self, local: str) -> str:
+        """Of a module in the model."""
+        return f"{self.prefix}.{local}"
+
+
+@dataclass
 class ZerosWalk:
     """One run of thresholds over a model.
 
@@ -89,65 +106,57 @@ class ZerosWalk:
         return saved.block, *saved.activations(stream, self.shift)
 
     def _block(self, stream: Stream, i: int, hidden: Tensor, original: Tensor | None) -> None:
-        prefix, block = self.source.family.block(i), stream.load(i)
-        limits: dict[str, float] = {}
+        at = _Place(stream, stream.load(i), i, self.source.family.block(i), hidden, original)
         results: dict[str, Packed] = {}
         for group in self.source.family.groups(self.source.config):
-            with thresholded(block, limits):
-                x = self._sample(stream, block, i, hidden, group)
-            new = {n: self._limit(f"{prefix}.{n}", x) for n in group.linears}
-            aims = self._aims(stream, block, i, hidden, original, limits, new)
-            for local, W in aims.items():
-                results[local] = self._packed(f"{prefix}.{local}", W, x, new[local])
-                stored = packed.dense(results[local].meta, results[local].tensors)
-                set_weight(block, local, stored)
-            limits |= new
+            results |= self._group(at, group)
             self.progress()
-        zeros = self._advance(stream, block, i, hidden, limits)
+        zeros = _advance(at)
         if original is not None and i + 1 < stream.blocks:
-            with self._as_it_was(block, i, limits):
-                stream.run(block, i, original, out=original)
-        self._write(i, results, limits, zeros)
+            with self._as_it_was(at):
+                stream.run(at.block, i, original, out=original)
+        self._write(at, results, zeros)
 
-    def _sample(
-        self, stream: Stream, block: nn.Module, i: int, hidden: Tensor, group: Group
-    ) -> Tensor:
+    def _group(self, at: _Place, group: Group) -> dict[str, Packed]:
+        """The packed linears of a group, which now run in the block with their thresholds."""
+        x = self._sample(at, group)
+        new = {n: threshold.at_share(x, self.shares[at.name(n)]) for n in group.linears}
+        results = {
+            local: self._packed(at.name(local), W, x, new[local])
+            for local, W in self._aims(at, new).items()
+        }
+        for local, result in results.items():
+            set_weight(at.block, local, packed.dense(result.meta, result.tensors))
+        at.limits |= new
+        return results
+
+    def _sample(self, at: _Place, group: Group) -> Tensor:
         """Inputs of a group, [tokens, in], evenly spaced."""
         kept: list[Tensor] = []
-        tap, width = group.linears[0], self._width(i, group)
-        tokens = max(1, _SAMPLED // width * stream.batch // len(hidden))
-        stream.observe(block, i, hidden, {tap: lambda x: kept.append(sample(x, tokens))})
+        tap = group.linears[0]
+        width = self.source.shape(f"{at.name(tap)}.weight")[not self.source.family.transposed]
+        tokens = max(1, _SAMPLED // width * at.stream.batch // len(at.hidden))
+        with thresholded(at.block, at.limits):
+            taps = {tap: lambda x: kept.append(sample(x, tokens))}
+            at.stream.observe(at.block, at.i, at.hidden, taps)
         x = torch.cat(kept)
         if not torch.isfinite(x).all():
             raise InputError(
-                f"{self.source.family.block(i)}.{tap}: what it receives on the calibration text is "
-                "not finite in float32; the checkpoint may be damaged: fetch or train it again"
+                f"{at.name(tap)}: what it receives on the calibration text is not finite in "
+                "float32; the checkpoint may be damaged: fetch or train it again"
             )
         return x
 
-    def _width(self, i: int, group: Group) -> int:
-        return self.source.shape(f"{self.source.family.block(i)}.{group.linears[0]}.weight")[
-            0 if self.source.family.transposed else 1
-        ]
-
-    def _limit(self, name: str, x: Tensor) -> float:
-        return threshold.at_share(x, self.shares[name])
-
-    def _aims(
-        self,
-        stream: Stream,
-        block: nn.Module,
-        i: int,
-        hidden: Tensor,
-        original: Tensor | None,
-        limits: Mapping[str, float],
-        new: Mapping[str, float],
-    ) -> dict[str, Tensor]:
+    def _aims(self, at: _Place, new: Mapping[str, float]) -> dict[str, Tensor]:
         """What each matrix of a group should be, float32 [out, in]."""
-        prefix = self.source.family.block(i)
-        own = {local: self.source.weight(f"{prefix}.{local}") for local in new}
-        if original is None:
+        own = {local: self.source.weight(at.name(local)) for local in new}
+        if at.original is None:
             return own
+        pairs = self._pairs(at, at.original, new)
+        return {local: self._aim(at.name(local), W, pairs.pop(local)) for local, W in own.items()}
+
+    def _pairs(self, at: _Place, original: Tensor, new: Mapping[str, float]) -> dict[str, Pair]:
+        """Second moments of what each linear of a group gets now, and against the original's."""
         pairs = {local: Pair() for local in new}
         tap = next(iter(new))
 
@@ -159,14 +168,14 @@ class ZerosWalk:
             for local, pair in pairs.items():
                 pair.now(threshold.applied(x, new[local]))
 
-        for part in stream.parts(hidden):
-            with self._as_it_was(block, i, limits):
-                stream.observe(block, i, original[part], {tap: before})
-            stream.settle(original)
-            with thresholded(block, limits):
-                stream.observe(block, i, hidden[part], {tap: now})
-            stream.settle(hidden)
-        return {n: self._aim(f"{prefix}.{n}", W, pairs.pop(n)) for n, W in own.items()}
+        for part in at.stream.parts(at.hidden):
+            with self._as_it_was(at):
+                at.stream.observe(at.block, at.i, original[part], {tap: before})
+            at.stream.settle(original)
+            with thresholded(at.block, at.limits):
+                at.stream.observe(at.block, at.i, at.hidden[part], {tap: now})
+            at.stream.settle(at.hidden)
+        return pairs
 
     def _aim(self, name: str, W: Tensor, pair: Pair) -> Tensor:
         H, C = pair.means()
@@ -176,11 +185,8 @@ class ZerosWalk:
         with blamed(name):
             return W.addmm(W, correction(H, C, damping))
 
-    def _as_it_was(
-        self, block: nn.Module, i: int, done: Mapping[str, float]
-    ) -> AbstractContextManager[None]:
-        prefix = self.source.family.block(i)
-        return lent(block, done, lambda local: self.source.weight(f"{prefix}.{local}"))
+    def _as_it_was(self, at: _Place) -> AbstractContextManager[None]:
+        return lent(at.block, at.limits, lambda local: self.source.weight(at.name(local)))
 
     def _packed(self, name: str, W: Tensor, x: Tensor, limit: float) -> Packed:
         """W as it is stored, with the share of the output's power that is lost on x."""
@@ -192,38 +198,15 @@ class ZerosWalk:
         error = float(lost.square().sum() / whole.square().sum().clamp(min=1e-30))
         return Packed((W.shape[0], W.shape[1]), meta, tensors, error)
 
-    def _advance(
-        self, stream: Stream, block: nn.Module, i: int, hidden: Tensor, limits: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Take `hidden` through the block; local name -> the share of zeros that there was."""
-        zero, seen = dict.fromkeys(limits, 0), dict.fromkeys(limits, 0)
-
-        def count(local: str, dropped: Tensor) -> None:
-            zero[local] += int(dropped.sum())
-            seen[local] += dropped.numel()
-
-        with thresholded(block, limits, count):
-            stream.run(block, i, hidden, out=hidden)
-        return {local: zero[local] / seen[local] for local in limits}
-
-    def _write(
-        self,
-        i: int,
-        results: Mapping[str, Packed],
-        limits: Mapping[str, float],
-        zeros: Mapping[str, float],
-    ) -> None:
-        prefix = self.source.family.block(i)
+    def _write(self, at: _Place, results: Mapping[str, Packed], zeros: Mapping[str, float]) -> None:
         tensors: dict[str, Tensor] = {}
         for local, result in results.items():
-            name = f"{prefix}.{local}"
-            layout = packed.layout(result)
-            layout = threshold.attach(layout, limits[local], zeros[local])
-            weights = result.shape[0] * result.shape[1]
+            name, weights = at.name(local), result.shape[0] * result.shape[1]
+            layout = threshold.attach(packed.layout(result), at.limits[local], zeros[local])
             self.records[name] = Record(Choice("raw"), layout, result.bits, weights, result.error)
             tensors |= {f"{name}.{key}": tensor for key, tensor in result.tensors.items()}
-        rest = self._kept(lambda name: name.startswith(f"{prefix}."))
-        self.writer.block(f"{i:05d}", {**tensors, **rest})
+        rest = self._kept(lambda name: name.startswith(f"{at.prefix}."))
+        self.writer.block(f"{at.i:05d}", {**tensors, **rest})
 
     def _kept(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
         """What the source holds and no packed matrix replaces, as it is."""
@@ -233,3 +216,16 @@ class ZerosWalk:
             for name in self.source.entries
             if wanted(name) and name not in replaced
         }
+
+
+def _advance(at: _Place) -> dict[str, float]:
+    """Take `hidden` through the block; local name -> the share of zeros that there was."""
+    zero, seen = dict.fromkeys(at.limits, 0), dict.fromkeys(at.limits, 0)
+
+    def count(local: str, dropped: Tensor) -> None:
+        zero[local] += int(dropped.sum())
+        seen[local] += dropped.numel()
+
+    with thresholded(at.block, at.limits, count):
+        at.stream.run(at.block, at.i, at.hidden, out=at.hidden)
+    return {local: zero[local] / seen[local] for local in at.limits}
