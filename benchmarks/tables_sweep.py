@@ -11,7 +11,7 @@ from itertools import combinations
 import common
 
 MODELS = ("base6m", "small")
-SHOWN = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHOWN = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 OTHERS = 0.7  # of zeros, where tasks are compared with one another
 
 
