@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+# A thread that spins for one that others keep from running makes two of them slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import common  # isort: skip  # before torch, which then takes one thread
 import torch
 from torch import Tensor, nn
@@ -74,6 +77,7 @@ def layer_times() -> common.Json:
     dense, sparse = layers()
     generator = torch.Generator().manual_seed(SEED)
     found: common.Json = {"width": WIDTH, "neurons": NEURONS, "experts": 8, "active": 2}
+    found["wait_policy"] = os.environ["OMP_WAIT_POLICY"]
     for threads in (1, 2):
         torch.set_num_threads(threads)
         rows = []

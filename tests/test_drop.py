@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sprue import cli, models
@@ -137,6 +137,28 @@ def test_the_same_bytes_twice(speaking: Folder, corpus: Folder, tmp_path: Path) 
     a, b = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in "ab")
     assert a == b
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    speaking: Folder, corpus: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"calibrate": [corpus()], **QUICK}
+    drop(speaking("olmoe"), tmp_path / "whole", 0.5, **how)
+    monkeypatch.setattr("sprue.plan.drop.INTERVAL", 0.0)
+    load = models.Stream.load
+
+    def dies(self: models.Stream, i: int) -> nn.Module:
+        if i == 2:
+            raise KeyboardInterrupt
+        return load(self, i)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models.Stream, "load", dies)
+        with pytest.raises(KeyboardInterrupt, match="goes on from here"):
+            drop(speaking("olmoe"), tmp_path / "out", 0.5, **how)
+    drop(speaking("olmoe"), tmp_path / "out", 0.5, **how)
+    a, b = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in ("whole", "out"))
+    assert a == b
 
 
 def test_verify_measures_it_and_notices_damage(

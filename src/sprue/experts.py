@@ -23,7 +23,7 @@ from sprue.plan import calibration, outcome, split, student
 from sprue.plan import drop as dropping
 from sprue.plan.convert import Conversion, Layer
 from sprue.plan.distill import Distillation, Schedule
-from sprue.plan.drop import Dropped
+from sprue.plan.drop import Dropped, Measuring
 from sprue.plan.forecast import Forecast
 from sprue.plan.forecast_experts import at_once, forecast, forecast_drop
 from sprue.plan.lesson import Lesson, Look
@@ -139,7 +139,8 @@ def experts(
         texts = _texts(source, calibrate, windows, context, plan.seed, schedule)
         read = texts.statistics
         _announce(forecast(source, read.ids.shape, schedule), writer.out.parent, progress)
-        state = writer.resume(_key(source, plan, schedule, read, device)) or {}
+        asked = {"split": plan.as_dict(), "schedule": schedule and asdict(schedule)}
+        state = writer.resume(_key(source, asked, read, device)) or {}
         layers = _converted(source, read.ids, plan, writer, state, device, progress)
         if schedule is None:
             looks, losses, shards = [], [], student.converted(source, layers, writer)
@@ -226,22 +227,18 @@ def drop(
     models.check_device(device)
     source = models.open(model, models.MIXTURES)
     stay = dropping.count_kept(source, share)
-    with Writer(Path(out)) as writer:
+    with Writer(Path(out)) as writer, _interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, seed)
         _announce(forecast_drop(source, texts.ids.shape), writer.out.parent, progress)
+        told = {"stay": stay, "criterion": criterion, "seed": seed}
+        state = writer.resume(_key(source, told, texts, device))
         with _bar("experts", source.blocks, progress) as advance:
-            found = dropping.measured(
-                source,
-                texts.ids,
-                stay,
-                criterion=criterion,
-                seed=seed,
-                device=device,
-                progress=lambda: advance(1),
-            )
+            work = Measuring(source, texts.ids, stay, writer, criterion, seed, device)
+            work.progress = lambda: advance(1)
+            found = work.run(state)
         dropping.write(writer, source, found)
-        told = dropping.finish(writer, source, found, share, seed, texts.as_dict())
-    return DropReport(Path(out), told, tuple(found))
+        made = dropping.finish(writer, source, found, share, seed, texts.as_dict())
+    return DropReport(Path(out), made, tuple(found))
 
 
 def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
@@ -361,11 +358,7 @@ def _check_report(report: str | Path | None) -> None:
 
 
 def _key(
-    source: Source,
-    plan: Split,
-    schedule: Schedule | None,
-    texts: calibration.Calibration,
-    device: str,
+    source: Source, asked: Mapping[str, Any], texts: calibration.Calibration, device: str
 ) -> str:
     """A name for everything that decides the bytes of a result, sha256 hex."""
     parts = {
@@ -373,8 +366,7 @@ def _key(
         "versions": [__version__, torch.__version__],
         "source": source.fingerprint(),
         "config": source.raw,
-        "split": plan.as_dict(),
-        "schedule": None if schedule is None else asdict(schedule),
+        "asked": asked,
         "ids": hashlib.sha256(texts.ids.contiguous().numpy().tobytes()).hexdigest(),
         "data": texts.as_dict(),
         "device": torch.device(device).type,

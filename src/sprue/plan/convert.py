@@ -19,6 +19,7 @@ from sprue.models import Source, Stream, Writer, get_weight
 from sprue.plan.checkpoint import INTERVAL
 from sprue.plan.room import RESIDENT, batch_of, tidy
 from sprue.plan.split import Split, feed_forward
+from sprue.plan.waiting import Waiting
 from sprue.runtime.experts import Expert, Experts, like
 from sprue.structure import experts as structure
 from sprue.structure.experts import SHARED, Dense, Refit, Router
@@ -74,7 +75,7 @@ class Conversion:
     def __post_init__(self) -> None:
         self._part = feed_forward(self.source)
         self._saved = time.monotonic()
-        self._waiting: list[str] = []
+        self._waiting = Waiting(self.writer)
 
     def run(self, state: Mapping[str, Any] | None = None) -> list[Layer]:
         """Convert every block from where `state` stopped."""
@@ -92,36 +93,24 @@ class Conversion:
         if not state.get("layers"):
             return stream.embed(), stream.embed()
         self.layers = [layer_of(row) for row in state["layers"]]
-        self._waiting = list(state["waiting"])
-        both = stream.allocate(), stream.allocate()
-        first = 0
-        for name in self._waiting:
-            saved = self.writer.kept(name)
-            last = first + len(saved["now"])
-            both[0][first:last], both[1][first:last] = saved["original"], saved["now"]
-            first = last
+        self._waiting = Waiting(self.writer, state["waiting"])
         for _ in self.layers:
             self.progress()
-        return both
+        original, now = self._waiting.get(stream, ("original", "now"))
+        return original, now
 
     def _save(self, stream: Stream, original: Tensor, now: Tensor) -> None:
         """All that going on takes, where the last time is long ago."""
         if time.monotonic() - self._saved < INTERVAL:
             return
-        old, self._waiting = self._waiting, []
-        count = max(1, RESIDENT // max(1, now[0].nbytes))
-        for first in range(0, len(now), count):
-            name = f"waiting{len(self.layers):05d}-{first:07d}"
-            some = slice(first, first + count)
-            self.writer.keep(name, {"original": original[some], "now": now[some]})
-            self._waiting.append(name)
-        self.writer.drop(old)
+        self._waiting.put(stream, len(self.layers), {"original": original, "now": now})
         self.writer.save(self.state())
         self._saved = time.monotonic()
 
     def state(self) -> dict[str, Any]:
         """What `run` takes up, JSON-able."""
-        return {"layers": [asdict(layer) for layer in self.layers], "waiting": self._waiting}
+        layers = [asdict(layer) for layer in self.layers]
+        return {"layers": layers, "waiting": self._waiting.names}
 
     def _block(self, stream: Stream, i: int, original: Tensor, now: Tensor) -> Layer:
         block = stream.load(i)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from sprue.errors import InputError
 from sprue.models import Mixture, Source, Stream, Writer
 from sprue.models.tensorfile import read
 from sprue.plan import artifact
+from sprue.plan.checkpoint import INTERVAL
 from sprue.plan.room import RESIDENT, batch_of
+from sprue.plan.waiting import Waiting
 from sprue.structure.dropping import Importance, kept
-
-CRITERIA = ("reap", "random")
 
 
 @dataclass(frozen=True)
@@ -60,47 +61,79 @@ def count_kept(source: Source, share: float) -> int:
     return stay
 
 
-def measured(
-    source: Source,
-    ids: Tensor,
-    stay: int,
-    *,
-    criterion: str = "reap",
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Callable[[], object] = lambda: None,
-) -> list[Dropped]:
-    """The experts that stay in every block that has some.
+@dataclass
+class Measuring:
+    """One walk over the blocks of a model that has experts.
 
-    Args:
+    Attributes:
         source: the original.
         ids: calibration windows, int64 [windows, context].
-        stay: how many experts stay.
+        stay: how many experts of a block stay.
+        writer: where the state is saved.
         criterion: "reap", or "random" for comparison.
         seed: of the random one.
         device: where blocks run.
         progress: called after every block.
-
-    Raises:
-        InputError: NaN or infinite weights, ids outside the vocabulary.
+        found: what came of the blocks that have experts, so far.
     """
-    stream = Stream(source, ids, batch_of(ids.shape[1]), device, resident=RESIDENT)
-    hidden, found = stream.embed(), []
-    generator = torch.Generator().manual_seed(seed)
-    for i in range(stream.blocks):
-        block = stream.load(i)
-        name = source.family.block(i)
-        if f"{name}.{mixture(source).experts}.down_proj" in source.stacked:
-            importance = _watched(stream, block, i, hidden)
-            value = importance.value()
-            if criterion == "random":
-                value = torch.rand(len(value), generator=generator, dtype=torch.float64)
-            load = (importance.tokens / ids.numel()).tolist()
-            found.append(Dropped(name, value.tolist(), load, kept(value, stay).tolist()))
-        else:
+
+    source: Source
+    ids: Tensor
+    stay: int
+    writer: Writer
+    criterion: str = "reap"
+    seed: int = 0
+    device: str = "cpu"
+    progress: Callable[[], object] = lambda: None
+    found: list[Dropped] = field(default_factory=list)
+
+    def run(self, state: Mapping[str, Any] | None = None) -> list[Dropped]:
+        """Every block, from where `state` stopped.
+
+        Raises:
+            InputError: NaN or infinite weights, ids outside the vocabulary.
+        """
+        stream = Stream(
+            self.source, self.ids, batch_of(self.ids.shape[1]), self.device, resident=RESIDENT
+        )
+        first, hidden = self._start(stream, state or {})
+        for i in range(first, stream.blocks):
+            self._block(stream, i, hidden)
+            self._save(stream, i + 1, hidden)
+            self.progress()
+        return self.found
+
+    def _start(self, stream: Stream, state: Mapping[str, Any]) -> tuple[int, Tensor]:
+        self._saved, self._waiting = time.monotonic(), Waiting(self.writer)
+        if not state:
+            return 0, stream.embed()
+        self.found = [Dropped(**row) for row in state["found"]]
+        self._waiting = Waiting(self.writer, state["waiting"])
+        for _ in range(state["next"]):
+            self.progress()
+        return int(state["next"]), self._waiting.get(stream, ("hidden",))[0]
+
+    def _block(self, stream: Stream, i: int, hidden: Tensor) -> None:
+        block, name = stream.load(i), self.source.family.block(i)
+        if f"{name}.{mixture(self.source).experts}.down_proj" not in self.source.stacked:
             stream.run(block, i, hidden, out=hidden)
-        progress()
-    return found
+            return
+        importance = _watched(stream, block, i, hidden)
+        value = importance.value()
+        if self.criterion == "random":
+            generator = torch.Generator().manual_seed(self.seed + i)
+            value = torch.rand(len(value), generator=generator, dtype=torch.float64)
+        load = (importance.tokens / self.ids.numel()).tolist()
+        self.found.append(Dropped(name, value.tolist(), load, kept(value, self.stay).tolist()))
+
+    def _save(self, stream: Stream, after: int, hidden: Tensor) -> None:
+        """All that going on takes, where the last time is long ago."""
+        if time.monotonic() - self._saved < INTERVAL:
+            return
+        self._waiting.put(stream, after, {"hidden": hidden})
+        found = [asdict(block) for block in self.found]
+        self.writer.save({"next": after, "found": found, "waiting": self._waiting.names})
+        self._saved = time.monotonic()
 
 
 def _watched(stream: Stream, block: nn.Module, i: int, hidden: Tensor) -> Importance:
