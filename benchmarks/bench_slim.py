@@ -198,29 +198,34 @@ def run(way: Way, rows: list[Matrix], model: Any) -> common.Json:
     }
 
 
-def measure(rows: list[Matrix], text: str, code: int) -> common.Json:
-    """All ways at one budget."""
+def measure(name: str, rows: list[Matrix], text: str, code: int) -> None:
+    """All ways at one budget; saved after each, and those that this code has measured stay."""
     original, ids = load.model(common.BASE, "cpu"), bench_quality.windows()
-    budget, found = budget_of(text, code), {}
-    for name, way in ways(text, code, budget).items():
-        model = copy.deepcopy(original)
-        cost = run(way, rows, model)
-        samples = [quality.compare(original, model, some, name=t) for t, some in ids.items()]
-        result = {s.name: s.result for s in samples}
-        first = found.setdefault("slim", {"nll": result})["nll"]
-        found[name] = {
-            **cost,
-            "excess": asdict(quality.summarize(samples).excess),
-            "over_slim": _over(result, first),
-            "nll": result,
-        }
-        print(f"{text} {budget:.3f}: {name:28}", _line(found[name]), flush=True)
-    table = {name: {k: v for k, v in one.items() if k != "nll"} for name, one in found.items()}
-    return {"pattern": text, "code": code, "budget": budget, "ways": table}
+    budget = budget_of(text, code)
+    before = common.load(name) if common.fresh(name, keep=False) else None
+    found = before or {
+        "pattern": text,
+        "code": code,
+        "budget": budget,
+        "ways": {},
+        "settings": {"rank": RANK, "factor_bits": FACTOR_BITS, "state_bits": STATE_BITS},
+        "stamp": common.stamp(),
+    }
+    for title, way in ways(text, code, budget).items():
+        if title not in found["ways"]:
+            model = copy.deepcopy(original)
+            cost = run(way, rows, model)
+            samples = [quality.compare(original, model, some, name=t) for t, some in ids.items()]
+            result = {s.name: [round(float(x), 6) for x in s.result] for s in samples}
+            first = found.setdefault("nll", result)  # of slim, the first
+            excess = asdict(quality.summarize(samples).excess)
+            found["ways"][title] = {**cost, "excess": excess, "over_slim": _over(result, first)}
+            common.save(name, found)
+        print(f"{text} {budget:.3f}: {title:28}", _line(found["ways"][title]), flush=True)
 
 
 def _over(result: Mapping[str, Any], slim: Mapping[str, Any]) -> common.Json:
-    mean = intervals.mean([result[t] - slim[t] for t in result])
+    mean = intervals.mean([np.subtract(result[t], slim[t]) for t in result])
     return asdict(mean.interval().through(math.expm1))
 
 
@@ -242,12 +247,10 @@ def main() -> None:
     for text in PATTERNS:
         for code in CODES:
             name = f"slim/{text.replace(':', 'of')}-{code}"
-            if common.fresh(name, args.keep):
+            if args.keep and common.load(name):
                 continue
-            stamp = common.stamp()
             rows = rows or matrices()
-            settings = {"rank": RANK, "factor_bits": FACTOR_BITS, "state_bits": STATE_BITS}
-            common.save(name, {**measure(rows, text, code), "settings": settings, "stamp": stamp})
+            measure(name, rows, text, code)
 
 
 if __name__ == "__main__":
