@@ -90,8 +90,8 @@ def stored() -> dict[str, packed.Packed]:
         "trellis_masked": Choice("trellis", 3, pattern="2:4", state_bits=10),
     }
     cases = {n: decompose(W, H, c, 7, importance) for n, c in choices.items()}
-    cases |= {n: decompose(W[:12], H, c, 7) for n, c in zeros.items()}
-    cases["columns"] = _columns(W[:12])
+    cases |= {n: decompose(W[:10], H, c, 7) for n, c in zeros.items()}
+    cases["columns"] = _columns(W[:10])
     segments = decompose(tall, torch.eye(4), Choice("trellis", 2.5), 7)
     return {**cases, "trellis_segments": segments}
 
