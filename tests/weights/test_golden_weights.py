@@ -37,8 +37,8 @@ def test_bits_and_error_are_those_in_the_table(
 ) -> None:
     """Where they change for the better: python tests/weights/golden/make.py, and say why."""
     assert measured.keys() == TABLE.keys()
-    # what is coded beside zeros was computed, in an order of sums that the processor chooses: a last
-    # digit sends the path another way, as likely a better one
+    # what is coded beside zeros was computed, in an order of sums that the processor chooses: a
+    # last digit sends the path another way, as likely a better one
     rel = 0.03 if name.startswith("slim") else 1e-3
     assert measured[name] == pytest.approx(TABLE[name], rel=rel)
 
