@@ -79,6 +79,11 @@ def fresh(name: str, keep: bool) -> bool:
     return found is not None and (keep or found["stamp"]["source"] == source())
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
 def peers(name: str) -> Json:
     """peers/NAME.json."""
     found: Json = json.loads((PEERS / f"{name}.json").read_text(encoding="utf-8"))

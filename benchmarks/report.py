@@ -9,7 +9,12 @@ from collections.abc import Sequence
 
 import common
 import plot
+import tables_activations
+import tables_budget
+import tables_experts
+import tables_resume
 import tables_sparsity
+import tables_sweep
 
 HEAD = """\
 # Results
@@ -26,7 +31,12 @@ def main() -> None:
     if points:
         (common.HERE / "curve.svg").write_text(plot.draw(points, peers), encoding="utf-8")
         parts += [goals(points, peers), curve(points, peers), presets(points, peers)]
-    parts += [part for part in (caldera(), tables_sparsity.section(), memory(), speed()) if part]
+    sections = (
+        *(caldera(), tables_budget.section(), tables_sparsity.section(), tables_sweep.section()),
+        *(tables_experts.section(), tables_activations.section()),
+        *(memory(), speed(), tables_resume.section()),
+    )
+    parts += [part for part in sections if part]
     text = "\n".join(part.rstrip() + "\n" for part in parts)
     (common.HERE / "RESULTS.md").write_text(text, encoding="utf-8")
 
@@ -68,7 +78,7 @@ def goals(points: Sequence[common.Json], peers: common.Json) -> str:
             "four kinds of text; bytes of all tensors on disk. The best peer is the best that was "
             "measured at no more bytes. Peers: `peers/base6m.json`.",
             "",
-            *_table(head, rows),
+            *common.table(head, rows),
             "",
             "![Excess perplexity over bytes and over bits a weight](curve.svg)",
             "",
@@ -104,7 +114,7 @@ def curve(points: Sequence[common.Json], peers: common.Json) -> str:
         [
             "### The whole curve",
             "",
-            *_table([*head, "CPU s", "peak MB"], rows),
+            *common.table([*head, "CPU s", "peak MB"], rows),
             "",
             "With a budget in bits the embedding takes 8; with one in bytes it is in the budget.",
         ]
@@ -134,7 +144,7 @@ def presets(points: Sequence[common.Json], peers: common.Json) -> str:
     if not rows:
         return ""
     head = ["preset", "bits, linears", "excess (95%)", "the engine's own", "CPU s", "peak MB"]
-    return "\n".join(["### Presets", "", *_table(head, rows)])
+    return "\n".join(["### Presets", "", *common.table(head, rows)])
 
 
 def caldera() -> str:
@@ -170,7 +180,7 @@ def caldera() -> str:
             "official code's stated figures in brackets. The goal is a ratio of errors of at most "
             "1 at no more bits, in at most 0.2 of its CPU seconds.",
             "",
-            *_table(head, rows),
+            *common.table(head, rows),
             "",
             _controls(found, peer),
             "",
@@ -227,7 +237,7 @@ def memory() -> str:
             f"({bound['statistics'] / 1e6:,.0f} MB), embedding and head in float32 "
             f"({bound['embeddings'] / 1e6:,.0f} MB), and {bound['rest'] / 1e6:,.0f} MB.",
             "",
-            *_table([*head, "the peak was in"], rows),
+            *common.table([*head, "the peak was in"], rows),
             "",
             _stamps(found),
         ]
@@ -261,7 +271,7 @@ def speed() -> str:
             "base6m in float32 on one thread, batch 1, timed in turns (A B A B); the ratio is the "
             "result's tokens per second over the original's, above 1 is faster.",
             "",
-            *_table(head, rows),
+            *common.table(head, rows),
             "",
             _stamps([found]),
         ]
@@ -279,10 +289,6 @@ def _bits(p: common.Json) -> str:
 
 def _cost(p: common.Json) -> list[str]:
     return [f"{p['cost']['cpu_seconds']:.0f}", f"{p['cost']['peak_bytes'] / 1e6:.0f}"]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _stamps(found: Sequence[common.Json]) -> str:

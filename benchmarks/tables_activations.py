@@ -5,8 +5,6 @@ python benchmarks/tables_activations.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import common
 
 _METHODS = {
@@ -48,7 +46,7 @@ def _quality() -> str:
             f"thresholds set on {settings['windows']} windows of {settings['context']} tokens, "
             f"measured on {settings['evaluated']} windows of each of four texts.",
             "",
-            *_table(["zeros", *shown.values()], rows),
+            *common.table(["zeros", *shown.values()], rows),
             "",
         ]
     )
@@ -64,7 +62,7 @@ def _ablation() -> str:
     if len(rows) < 2:
         return ""
     head = ["what helps, at 50%", "excess", "divergence, nats per token", "zeros, calibration"]
-    return "\n".join([*_table(head, rows), ""])
+    return "\n".join([*common.table(head, rows), ""])
 
 
 def _speed() -> str:
@@ -93,7 +91,7 @@ def _speed() -> str:
             f"{settings['rounds']} paired ratios (interval of the sign test), above 1 is faster. "
             "The machine was shared: see the CPU ratio too.",
             "",
-            *_table(head, rows),
+            *common.table(head, rows),
             "",
         ]
     )
@@ -120,10 +118,6 @@ def _excess(one: common.Json | None) -> str:
 
 def _ratio(e: common.Json) -> str:
     return f"{e['value']:.2f} ({e['low']:.2f} to {e['high']:.2f})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import common
 
@@ -39,7 +39,7 @@ def _curve() -> str:
     if not rows:
         return ""
     head = ["active", "FLOPs", "kept", "KL, nats", "CPU s"]
-    return "\n".join(["### Closed form, without distillation", "", *_table(head, rows)])
+    return "\n".join(["### Closed form, without distillation", "", *common.table(head, rows)])
 
 
 def _distilled() -> str:
@@ -62,7 +62,7 @@ def _distilled() -> str:
     if not rows:
         return ""
     head = ["active", "FLOPs", "distilled for", "CPU s, all", "steps", "kept", "KL, nats"]
-    return "\n".join(["### With distillation", "", *_table(head, rows)])
+    return "\n".join(["### With distillation", "", *common.table(head, rows)])
 
 
 def _ablations() -> str:
@@ -88,7 +88,7 @@ def _ablations() -> str:
         "Lost: the share of the layers' output energy on the calibration text that is missing, the "
         "mean of the layers."
     )
-    return "\n".join(["### What matters", "", *_table(head, rows), "", told])
+    return "\n".join(["### What matters", "", *common.table(head, rows), "", told])
 
 
 def _layer() -> str:
@@ -112,7 +112,7 @@ def _layer() -> str:
         f"A gated layer of {one['width']} x {one['neurons']}, seeded random weights, float32, "
         f"batch 1: {one['active']} of {one['experts']} experts and the dense layer, in turns."
     )
-    return "\n".join(["### Wall-clock of one layer", "", told, "", *_table(head, rows)])
+    return "\n".join(["### Wall-clock of one layer", "", told, "", *common.table(head, rows)])
 
 
 def _mean(shares: Iterable[float]) -> str:
@@ -123,10 +123,6 @@ def _mean(shares: Iterable[float]) -> str:
 def _between(estimate: common.Json) -> str:
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     return f"{value:.1f}% ({low:.1f} to {high:.1f})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _stamp() -> str:

@@ -54,7 +54,7 @@ def peers() -> str:
             'differs from SparseGPT in the solver alone; "aimed" adds the aim at the original\'s '
             "outputs and the importance of rows.",
             "",
-            *table(head, rows),
+            *common.table(head, rows),
             "",
             stamped(used, peer_versions()),
         ]
@@ -95,7 +95,9 @@ def budget(one: common.Json) -> str:
         for name, way in one["ways"].items()
     ]
     head = ["way", "bits", "error", "excess (95%)", "perplexity over slim's"]
-    return "\n".join([f"{share}, {one['budget']:.2f} bits a weight:", "", *table(head, rows)])
+    return "\n".join(
+        [f"{share}, {one['budget']:.2f} bits a weight:", "", *common.table(head, rows)]
+    )
 
 
 def interval(e: Mapping[str, float], sign: bool = False) -> str:
@@ -103,11 +105,6 @@ def interval(e: Mapping[str, float], sign: bool = False) -> str:
     form = "+.2f" if sign else ".2f"
     value, low, high = (format(100 * e[k], form) for k in ("value", "low", "high"))
     return f"{value}% ({low} to {high})"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of markdown."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def peer_versions() -> str:

@@ -61,7 +61,7 @@ def _marks(found: Sequence[common.Json], pattern: str) -> list[str]:
         for curve in (_curve(f, task, pattern) for f in found):
             cells += [_margin(curve), _knee(curve)]
         rows.append([task, *cells])
-    return _table(head, rows)
+    return common.table(head, rows)
 
 
 def _margin(curve: common.Json) -> str:
@@ -88,7 +88,7 @@ def _kept(found: Sequence[common.Json], pattern: str) -> list[str]:
         for task in found[0]["tasks"]
         for f in found
     ]
-    return _table(head, rows)
+    return common.table(head, rows)
 
 
 def _interval(point: common.Json, task: str) -> str:
@@ -108,7 +108,7 @@ def _perplexities(found: Sequence[common.Json]) -> list[str]:
             rows.append([f["model"], task, f"{_original(f, task):.1f}", *results])
     counts = ", ".join(f"{f['model']} {f['weights']:,}" for f in found)
     note = f"Of the results, unstructured zeros; weights in linears before any is zero: {counts}."
-    return ["### Perplexity", "", note, "", *_table(head, rows), ""]
+    return ["### Perplexity", "", note, "", *common.table(head, rows), ""]
 
 
 def _elsewhere(found: Sequence[common.Json]) -> list[str]:
@@ -124,7 +124,7 @@ def _elsewhere(found: Sequence[common.Json]) -> list[str]:
             rows.append([a, *(f"{100 * point['on'][b]['kept']['value']:.1f}" for b in tasks)])
         title = f"### {f['model']}: kept on every task at {100 * OTHERS:g}% of unstructured zeros"
         note = "Rows: calibrated on. Columns: measured on, in percent."
-        lines += [title, "", note, "", *_table(["", *tasks], rows), ""]
+        lines += [title, "", note, "", *common.table(["", *tasks], rows), ""]
     return lines
 
 
@@ -211,11 +211,6 @@ def _ratios(found: Sequence[common.Json], pattern: str) -> list[float]:
         if c["pattern"] == pattern
     ]
     return sorted(set.intersection(*sets)) if sets else []
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def _stamps(found: Sequence[common.Json]) -> str:
