@@ -181,6 +181,7 @@ class Writer:
             files = {**self.files, "config.json": hashlib.sha256(last).hexdigest()}
             self._add("sprue.json", [_json({**sprue, "files": files})])
             self._add("config.json", [last])
+            self._saved = False  # from here on there is nothing to go on from
             self._progress.remove()
             self._appear()
 
