@@ -10,7 +10,6 @@ import common
 _METHODS = {
     "even": "the same share everywhere",
     "greedy": "TEAL's greedy",
-    "best": "ours, matrices as they are",
     "best-shift": "ours",
 }
 _PARTS = {
