@@ -124,4 +124,4 @@ def _short(value: Any) -> str:
 
 
 def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+    return json.dumps(content, indent=1) + "\n"  # linears stay in the order of the model
