@@ -34,15 +34,18 @@ WIDTH, NEURONS, ROUNDS = 4096, 11008, 41
 TRAIN, TEST = ([common.ASSETS / f"text/{t}/{kind}.txt" for t in common.TEXTS]
                for kind in ("train", "test"))  # fmt: skip
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "as it is": {},
     "no repair": {"repair": False},
-    "groups at random": {"grouping": "random"},
-    "groups at random, no repair": {"grouping": "random", "repair": False},
-    "groups by k-means on gate rows (MoEfication)": {"grouping": "weights"},
-    "groups by k-means on co-activation": {"grouping": "coactivation"},
-    "router at random": {"router": "random"},
     "router of representative neurons (CMoE)": {"router": "representative"},
     "one of the two always computes (CMoE)": {"shared": 1},
+    "groups at random": {"grouping": "random"},
+    "groups by k-means on co-activation": {"grouping": "coactivation"},
+    "groups by k-means on gate rows (MoEfication)": {"grouping": "weights"},
+    "router at random": {"router": "random"},
+    "groups and router at random, no repair": {
+        "grouping": "random",
+        "router": "random",
+        "repair": False,
+    },
 }
 
 
