@@ -142,7 +142,8 @@ def distilled(options: list[str], threads: int) -> common.Json:
         ran = common.sprue(command, Path(scratch) / "cost.json", threads)
         kept = compare(out)
     told = {k: ran["printed"][k] for k in ("parameters", "feed_forward", "split", "looks")}
-    return {**told, **kept, "cost": ran["cost"], "options": options, "threads": threads}
+    cost = {key: ran["cost"][key] for key in ("seconds", "cpu_seconds", "peak_bytes")}
+    return {**told, **kept, "cost": cost, "options": options, "threads": threads}
 
 
 def store(name: str, stamp: common.Json, content: common.Json) -> None:

@@ -52,7 +52,7 @@ def _distilled() -> str:
             [
                 str(one["split"]["active"]),
                 f"{100 * one['feed_forward']['share']:.1f}%",
-                f"{last['seconds'] / 60:.0f} min, {one['threads']} threads",
+                f"{last['seconds'] / 60:.0f} min, {one['threads']} thread(s)",
                 f"{one['cost']['cpu_seconds']:.0f}",
                 str(last["step"]),
                 _between(one["kept"]),
