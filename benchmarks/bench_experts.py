@@ -34,15 +34,18 @@ WIDTH, NEURONS, ROUNDS = 4096, 11008, 41
 TRAIN, TEST = ([common.ASSETS / f"text/{t}/{kind}.txt" for t in common.TEXTS]
                for kind in ("train", "test"))  # fmt: skip
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "as it is": {},
     "no repair": {"repair": False},
-    "groups at random": {"grouping": "random"},
-    "groups at random, no repair": {"grouping": "random", "repair": False},
-    "groups by k-means on gate rows (MoEfication)": {"grouping": "weights"},
-    "groups by k-means on co-activation": {"grouping": "coactivation"},
-    "router at random": {"router": "random"},
     "router of representative neurons (CMoE)": {"router": "representative"},
     "one of the two always computes (CMoE)": {"shared": 1},
+    "groups at random": {"grouping": "random"},
+    "groups by k-means on co-activation": {"grouping": "coactivation"},
+    "groups by k-means on gate rows (MoEfication)": {"grouping": "weights"},
+    "router at random": {"router": "random"},
+    "groups and router at random, no repair": {
+        "grouping": "random",
+        "router": "random",
+        "repair": False,
+    },
 }
 
 
@@ -139,7 +142,8 @@ def distilled(options: list[str], threads: int) -> common.Json:
         ran = common.sprue(command, Path(scratch) / "cost.json", threads)
         kept = compare(out)
     told = {k: ran["printed"][k] for k in ("parameters", "feed_forward", "split", "looks")}
-    return {**told, **kept, "cost": ran["cost"], "options": options, "threads": threads}
+    cost = {key: ran["cost"][key] for key in ("seconds", "cpu_seconds", "peak_bytes")}
+    return {**told, **kept, "cost": cost, "options": options, "threads": threads}
 
 
 def store(name: str, stamp: common.Json, content: common.Json) -> None:

@@ -58,7 +58,6 @@ class Conversion:
         ids: calibration windows, int64 [windows, context].
         split: what to make.
         writer: where converted blocks wait, under `block_name(i)`.
-        key: of the command; a state that was saved under it is taken up.
         device: where blocks run.
         progress: called after every block.
         layers: what came of the blocks so far.
