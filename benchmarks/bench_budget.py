@@ -27,6 +27,7 @@ import torch
 
 import bench_quality
 from sprue.compress import carry_out
+from sprue.errors import SprueError
 from sprue.models import Writer
 from sprue.plan import design
 from sprue.plan.demands import DAMPING, Demands
@@ -171,7 +172,11 @@ def run(bench: Bench, size: int, keep: bool) -> Iterator[common.Json]:
     yield from plain
     best = min(plain, key=lambda found: found["kl_nats"]["value"])["uniform"]["embedding"]
     for zeros, rank in UNIFORM:
-        yield bench.uniform(Uniform(size, best, zeros, rank), keep)
+        point = Uniform(size, best, zeros, rank)
+        try:
+            yield bench.uniform(point, keep)
+        except SprueError as error:  # a mask and factors leave too few bits for codes
+            print(f"budget/{point.name}: {error}", flush=True)
 
 
 def embeddings(bench: Bench, size: int) -> list[int]:
