@@ -164,7 +164,7 @@ def main() -> None:
     for i, (name, how) in enumerate(ABLATIONS.items()):
         jobs[f"ablation-{i}"] = lambda name=name, how=how: {"name": name, **measure(**how)}
     for k in (4, 2):
-        options = ["--active", str(k), "--tune", "4"]
+        options = ["--active", str(k), "--tune", "2"]
         jobs[f"distillation-{k}"] = lambda options=options: distilled(options, 1)
     jobs["distillation-best"] = lambda: distilled(
         ["--active", "2", "--tune", args.tune], args.threads
