@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from sprue.models import Group, Source, Stream
-from sprue.plan.blame import blamed
+from sprue.plan.blame import blamed, check_finite
 from sprue.plan.moments import Moment
 from sprue.plan.room import tidy
 from sprue.weights.choice import Choice
@@ -31,10 +31,10 @@ def rehearse(stream: Stream, seed: int, trellis: bool) -> None:
     group, local = _largest(stream.source, i)
     moment = Moment()
     stream.observe(stream.load(i), i, stream.embed(), {group.linears[0]: moment})
-    H = moment.mean()
+    H, name = moment.mean(), f"{stream.source.family.block(i)}.{local}"
+    check_finite(name, H.diagonal())
     H.diagonal().add_(float(H.diagonal().mean()) + 1e-6)  # a window spans few directions
     choice = Choice("trellis", 3.0, state_bits=_STATE_BITS) if trellis else Choice("int", 4)
-    name = f"{stream.source.family.block(i)}.{local}"
     tidy()
     with blamed(name):
         decompose(stream.source.weight(name), H, choice, seed, threads=torch.get_num_threads())

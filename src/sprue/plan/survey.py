@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sprue.errors import InputError
 from sprue.models import Stream
 from sprue.models.fisher import Fisher, fisher
-from sprue.plan.blame import blamed
+from sprue.plan.blame import blamed, check_finite
 from sprue.plan.demands import DAMPING, Demands
 from sprue.plan.moments import Moment
 from sprue.plan.room import tidy
@@ -119,11 +118,7 @@ def _block(
 
 
 def _outlook(stream: Stream, name: str, H: Tensor, importance: Tensor) -> Outlook:
-    if not (torch.isfinite(importance).all() and torch.isfinite(H.diagonal()).all()):
-        raise InputError(
-            f"{name}: what it receives or answers on the calibration text is not finite in float32;"
-            " the checkpoint may be damaged: fetch or train it again"
-        )
+    check_finite(name, importance, H.diagonal())
     tidy()
     with blamed(name):
         return outlook(stream.source.weight(name), H, importance, DAMPING)
