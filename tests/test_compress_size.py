@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from sprue import compress as module
 from sprue import models
 from sprue.compress import compress
 from sprue.errors import BudgetError
+from sprue.plan import job
 from sprue.plan import survey as surveys
 
 Folder = Callable[..., Path]
@@ -31,7 +31,7 @@ def _once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[name] = surveys.survey(stream, **options)
         return kept[name]
 
-    monkeypatch.setattr(module, "survey", survey)
+    monkeypatch.setattr(job, "survey", survey)
 
 
 @pytest.mark.parametrize(
