@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from sprue.weights.choice import Choice
-from sprue.weights.decompose import decompose, relative_error
+from sprue.weights.decompose import decompose
 from sprue.weights.factor import inverse_factor, ridge_of
 from sprue.weights.packed import Packed
+from sprue.weights.problem import relative_error
 
 SEED, RIDGE, DAMPING = 0, 0.01, 1e-4
 BITS = {1024: 2.5, 2048: 2.25}

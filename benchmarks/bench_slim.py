@@ -38,10 +38,12 @@ from sprue.plan import design
 from sprue.plan.moments import Moment
 from sprue.plan.survey import survey
 from sprue.proof import intervals, load, quality
-from sprue.weights import decompose, factors, lowrank, packed, patterns, rates, sweep
+from sprue.weights import coding, factors, lowrank, packed, patterns, rates, sweep
 from sprue.weights.choice import Choice
+from sprue.weights.decompose import decompose
 from sprue.weights.factor import inverse_factor
 from sprue.weights.grids import masked
+from sprue.weights.problem import checked, energy_of, normalized, single
 
 PATTERNS = ("2:4", "unstructured")
 CODES = (2, 4)  # bits of the integers that set the budget
@@ -91,7 +93,7 @@ def chosen(choice: Choice) -> Way:
     """One call of the solver."""
 
     def way(m: Matrix) -> tuple[Tensor, int]:
-        p = decompose.decompose(m.W, m.H, choice, m.seed, m.importance)
+        p = decompose(m.W, m.H, choice, m.seed, m.importance)
         return packed.dense(p.meta, p.tensors), p.bits
 
     return way
@@ -114,12 +116,12 @@ def in_turn(text: str, mask_by: str, grid: str, budget: float, code: int, rank: 
     )
 
     def way(m: Matrix) -> tuple[Tensor, int]:
-        pruned = decompose.decompose(m.W, m.H, first, m.seed, m.importance)
+        pruned = decompose(m.W, m.H, first, m.seed, m.importance)
         mask = patterns.unpack(pruned.meta["mask"], pruned.tensors["mask"], pruned.shape)
         V = packed.dense(pruned.meta, pruned.tensors)
-        p = decompose._checked(m.W, m.H, m.importance, DAMPING)
+        p = checked(m.W, m.H, m.importance, DAMPING)
         exact = inverse_factor(p.H, p.ridge)
-        U = decompose.single(exact)
+        U = single(exact)
         if grid == "int":
             *coded, _ = sweep.on_integers(V, U, code, GROUP, True, p.H.diagonal(), mask)
             stored = masked.pack_codes(
@@ -129,12 +131,12 @@ def in_turn(text: str, mask_by: str, grid: str, budget: float, code: int, rank: 
                 symmetric=True,
             )
         else:
-            left = budget - decompose.factors_bits(p.W.shape, rank, FACTOR_BITS)
+            left = budget - coding.factors_bits(p.W.shape, rank, FACTOR_BITS)
             choice = Choice(
                 "trellis", budget, damping=DAMPING, state_bits=STATE_BITS, **_pattern(text)
             )
             costs = rates.spread(np.ones(len(U)), exact)
-            stored = decompose._trellis_part(replace(p, W=V, mask=mask), costs, choice, left, 1)
+            stored = coding.trellis_part(replace(p, W=V, mask=mask), costs, choice, left, 1)
         if rank:
             error = p.W - packed.dense(*stored)
             L, R = lowrank.whitened(error, U, rank, m.seed, m.importance)
@@ -172,15 +174,15 @@ def budget_of(text: str, code: int) -> float:
     for out, width in linears:
         scales = 16 * out * math.ceil(width / GROUP)
         kept = code * out * width * SHARE
-        low = decompose.factors_bits((out, width), RANK, FACTOR_BITS) * out * width
+        low = coding.factors_bits((out, width), RANK, FACTOR_BITS) * out * width
         total += patterns.stored_bits((out, width), pattern) + kept + scales + low
     return total / sum(out * width for out, width in linears)
 
 
 def error(m: Matrix, W: Tensor) -> float:
     """Weighted by importance."""
-    g = decompose.normalized(len(m.W), m.importance)
-    return decompose._energy(m.W - W, m.H, g) / decompose._energy(m.W, m.H, g)
+    g = normalized(len(m.W), m.importance)
+    return energy_of(m.W - W, m.H, g) / energy_of(m.W, m.H, g)
 
 
 def run(way: Way, rows: list[Matrix], model: Any) -> common.Json:

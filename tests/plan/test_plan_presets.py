@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sprue import cli_compress
 from sprue.errors import BudgetError, InputError
 from sprue.plan import presets
-from sprue.weights import decompose, factors
+from sprue.weights import coding, factors
 from sprue.weights.choice import Choice
 from sprue.weights.grids import integer
 
@@ -58,7 +58,7 @@ def test_caldera_leaves_its_grid_at_least_half_a_bit(
         assert choice.rank
         assert choice.factor_bits
         taken = factors.stored_bits(shapes[name], choice.rank, choice.factor_bits)
-        left = bits - taken / prod(shapes[name]) - decompose.side_bits(shapes[name])
+        left = bits - taken / prod(shapes[name]) - coding.side_bits(shapes[name])
         assert choice.bits == bits
         assert left >= 0.5
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sprue.weights import kernels, packed, patterns
 from sprue.weights.choice import Choice
-from sprue.weights.decompose import decompose, factors_bits, mask_bits, side_bits
+from sprue.weights.coding import factors_bits, mask_bits, side_bits
+from sprue.weights.decompose import decompose
 from sprue.weights.grids import trellis
 from sprue.weights.packed import Packed
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sprue import demo
 from sprue.plan import presets
 from sprue.weights import packed
-from sprue.weights.decompose import decompose, relative_error
+from sprue.weights.decompose import decompose
+from sprue.weights.problem import relative_error
 
 WINDOWS, CONTEXT = 2, 256
 LAYERS = [

@@ -252,7 +252,7 @@ def test_less_is_fed_back_where_weights_are_zero(
     grid: str, bits: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On inputs that lie near a subspace, where feedback into zeros costs most."""
-    from sprue.weights import decompose as module
+    from sprue.weights import coding as module
 
     X = _normal(120, 20, seed=5) @ _normal(20, 96, seed=6) + 0.1 * _normal(120, 96, seed=7)
     W, H = _normal(128, 96).float(), (X.T @ X / 120).float()

@@ -14,7 +14,7 @@ from sprue.plan.program import program
 from sprue.plan.recipe import Recipe
 from sprue.plan.solve import Candidate, solve
 from sprue.plan.survey import Survey
-from sprue.weights import decompose, rates
+from sprue.weights import coding, rates
 from sprue.weights.choice import Choice
 from sprue.weights.grids import integer
 
@@ -224,7 +224,7 @@ def _with_zeros(survey: Survey, name: str) -> list[Candidate]:
 def _without_zeros(survey: Survey, name: str) -> list[Candidate]:
     shape = survey.outlooks[name].shape
     weights, least = prod(shape), _least(shape)
-    most = max(least, decompose.side_bits(shape) + rates.MOST / rates.UNIT)
+    most = max(least, coding.side_bits(shape) + rates.MOST / rates.UNIT)
     bits = [least + _STEP * i for i in range(int((most - least) / _STEP) + 1)]
     whole = (2.0 * weights, float(weights))
     trellises = [Candidate(_trellis(b), b * weights, survey.damage(name, b), *whole) for b in bits]
@@ -235,7 +235,7 @@ def _without_zeros(survey: Survey, name: str) -> list[Candidate]:
 
 def _least(shape: tuple[int, int]) -> float:
     """Bits a weight of the smallest trellis that is tried."""
-    return max(_LEAST, decompose.side_bits(shape) + _LEAST_CODE)
+    return max(_LEAST, coding.side_bits(shape) + _LEAST_CODE)
 
 
 def _by_preset(m: Matrices, room: int, preset: str, demands: Demands) -> dict[str, Choice]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from sprue.errors import BudgetError, InputError
 from sprue.plan.solve import Candidate, solve
-from sprue.weights import decompose, factors, patterns
+from sprue.weights import coding, factors, patterns
 from sprue.weights.choice import Choice
 from sprue.weights.grids import integer
 
@@ -42,7 +42,7 @@ class Zeros:
 
     def bits(self, shape: Shape) -> float:
         """Bits a weight that the mask of a matrix takes."""
-        return decompose.mask_bits(shape, patterns.parse(self.pattern))
+        return coding.mask_bits(shape, patterns.parse(self.pattern))
 
 
 def choices(
@@ -170,7 +170,7 @@ def _caldera(name: str, shape: Shape, bits: float) -> Choice:
     while rank > 1 and factors.stored_bits(shape, rank, _CALDERA_FACTOR_BITS) > bits * weights / 4:
         rank //= 2  # small matrices: factors take a quarter of the bits at most
     low_rank = factors.stored_bits(shape, rank, _CALDERA_FACTOR_BITS) / weights
-    least = low_rank + decompose.side_bits(shape) + _LEAST_CODE
+    least = low_rank + coding.side_bits(shape) + _LEAST_CODE
     if bits < least:
         raise BudgetError(
             f"{name} ({shape[0]} x {shape[1]}) takes at least {least:.3f} bits a weight, its "
@@ -193,7 +193,7 @@ PRESETS: Mapping[str, Callable[[Shapes, float], list[Choice]]] = {
 
 
 def _slim(name: str, shape: Shape, bits: float, zeros: Zeros) -> Choice:
-    least = zeros.bits(shape) + decompose.side_bits(shape) + (1 - zeros.sparsity) * _LEAST_CODE
+    least = zeros.bits(shape) + coding.side_bits(shape) + (1 - zeros.sparsity) * _LEAST_CODE
     if bits < least:
         raise BudgetError(
             f"{name} ({shape[0]} x {shape[1]}) takes at least {least:.3f} bits a weight, its mask "

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprue.weights import decompose, rates
+from sprue.weights import coding, rates
 from sprue.weights.choice import Choice
 from sprue.weights.factor import inverse_factor, ridge_of
 from sprue.weights.grids import trellis
+from sprue.weights.problem import Problem, normalized, single
+from sprue.weights.sparse import pruned_samples
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Outlook:
     @property
     def side_bits(self) -> float:
         """Bits a weight of everything but codes."""
-        return decompose.side_bits(self.shape) + self.beside
+        return coding.side_bits(self.shape) + self.beside
 
     def damage(self, bits: float) -> float:
         """sum_r G_r (D H D^T)_rr at `bits` a weight, everything stored counted."""
@@ -62,10 +64,10 @@ def outlook(W: Tensor, H: Tensor, importance: Tensor, damping: float) -> Outlook
     """The outlook of W [out, in] under H [in, in] and importances G [out] >= 0, not normalized."""
     U = inverse_factor(H, ridge_of(H, damping))
     W = W.to(torch.float32)
-    row = decompose.row_steps(W)
-    share = decompose.normalized(len(W), importance) * np.exp2(2 * row / trellis.ROW_OCTAVE)
+    row = coding.row_steps(W)
+    share = normalized(len(W), importance) * np.exp2(2 * row / trellis.ROW_OCTAVE)
     scale = float(importance.to(torch.float64).mean()) * float(share.sum())
-    return Outlook((len(W), W.shape[1]), decompose.spread_of(W, U, row), scale, share)
+    return Outlook((len(W), W.shape[1]), coding.spread_of(W, U, row), scale, share)
 
 
 def with_zeros(
@@ -78,13 +80,11 @@ def with_zeros(
     if not menu:
         return []
     W = W.to(torch.float32)
-    problem = decompose.Problem(
-        *(W, H, decompose.normalized(len(W), importance), ridge_of(H, menu[0].damping))
-    )
-    U = decompose.single(inverse_factor(H, problem.ridge))
+    problem = Problem(*(W, H, normalized(len(W), importance), ridge_of(H, menu[0].damping)))
+    U = single(inverse_factor(H, problem.ridge))
     mean = float(importance.to(torch.float64).mean())
     found = []
-    for part in decompose.pruned_samples(problem, U, menu, seed):
+    for part in pruned_samples(problem, U, menu, seed):
         steps = np.exp2(2 * part.row / trellis.ROW_OCTAVE) * part.importance
         found.append(
             Outlook(
