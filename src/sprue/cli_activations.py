@@ -34,28 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the weights of all linears that are to meet a zero (50%%); which linear "
         "bears how many is decided by what it costs",
     )
-    add(
-        "--calibrate",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="text that the model should stay good at: .txt, .jsonl or .parquet; repeatable "
-        "(default: a small embedded text; your own is better)",
-    )
-    add(
-        "--windows",
-        metavar="N",
-        type=cli_common.at_least(1, "a whole number of windows"),
-        default=DEFAULT_WINDOWS,
-        help="calibration windows to read (default: %(default)s)",
-    )
-    add(
-        "--context",
-        metavar="N",
-        type=cli_common.at_least(2, "a whole number of tokens"),
-        help="tokens in a window (default: what the model allows, within reason)",
-    )
+    cli_common.add_calibration(parser, DEFAULT_WINDOWS)
     add(
         "--report",
         metavar="FILE",

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from sprue.errors import SprueWarning
@@ -100,6 +101,39 @@ def add_common(
     )
     if progress:
         parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def add_calibration(
+    parser: argparse.ArgumentParser, windows: int, what: str = "calibration windows to read"
+) -> None:
+    """Declare the calibration text, and how much of it is read."""
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="text that the model should stay good at: .txt, .jsonl or .parquet; repeatable "
+        "(default: a small embedded text; your own is better)",
+    )
+    parser.add_argument(
+        "--windows",
+        metavar="N",
+        type=at_least(1, "a whole number of windows"),
+        default=windows,
+        help=f"{what} (default: %(default)s)",
+    )
+    add_context(parser)
+
+
+def add_context(parser: argparse.ArgumentParser) -> None:
+    """Declare the tokens of a window."""
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        type=at_least(2, "a whole number of tokens"),
+        help="tokens in a window (default: what the model allows, within reason)",
+    )
 
 
 @contextmanager

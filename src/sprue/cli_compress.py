@@ -85,34 +85,12 @@ def add_size(budget: argparse._MutuallyExclusiveGroup) -> None:
 
 def add_ways(parser: argparse.ArgumentParser) -> None:
     """Declare preset and calibration."""
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--preset",
         choices=PRESETS,
         help="use one named method (default: the best that the solver knows)",
     )
-    add(
-        "--calibrate",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="text that the model should stay good at: .txt, .jsonl or .parquet; repeatable "
-        "(default: a small embedded text; your own is better)",
-    )
-    add(
-        "--windows",
-        metavar="N",
-        type=cli_common.at_least(1, "a whole number of windows"),
-        default=DEFAULT_WINDOWS,
-        help="calibration windows to read (default: %(default)s)",
-    )
-    add(
-        "--context",
-        metavar="N",
-        type=cli_common.at_least(2, "a whole number of tokens"),
-        help="tokens in a window (default: what the model allows, within reason)",
-    )
+    cli_common.add_calibration(parser, DEFAULT_WINDOWS)
 
 
 def add_demands(parser: argparse.ArgumentParser) -> None:

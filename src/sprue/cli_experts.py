@@ -59,28 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a model that has experts, leave out this share of them (50%%)",
     )
     _add_distillation(parser)
-    add(
-        "--calibrate",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="text that the model should stay good at: .txt, .jsonl or .parquet; repeatable "
-        "(default: a small embedded text; your own is better)",
-    )
-    add(
-        "--windows",
-        metavar="N",
-        type=cli_common.at_least(1, "a whole number of windows"),
-        default=DEFAULT_WINDOWS,
-        help="calibration windows for the statistics; a distillation reads all of the text "
-        "(default: %(default)s)",
-    )
-    add(
-        "--context",
-        metavar="N",
-        type=cli_common.at_least(2, "a whole number of tokens"),
-        help="tokens in a window (default: what the model allows, at most 512)",
+    cli_common.add_calibration(
+        parser,
+        DEFAULT_WINDOWS,
+        "calibration windows for the statistics; a distillation reads all of the text",
     )
     add("--report", metavar="FILE", type=Path, help="write a report in one HTML file")
     cli_common.add_common(parser)

@@ -70,12 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=WINDOWS,
         help="windows of each task to calibrate on, and to measure with (default: %(default)s)",
     )
-    add(
-        "--context",
-        metavar="N",
-        type=cli_common.at_least(2, "a whole number of tokens"),
-        help="tokens in a window (default: what the model allows, within reason)",
-    )
+    cli_common.add_context(parser)
     add(
         "--seed",
         metavar="N",

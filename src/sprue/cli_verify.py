@@ -34,12 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text to measure with, not the one used for calibration; repeatable: figures "
         "are given for each file and for their mean",
     )
-    add(
-        "--context",
-        metavar="N",
-        type=cli_common.at_least(2, "a whole number of tokens"),
-        help="tokens in a window (default: what the model allows, within reason)",
-    )
+    cli_common.add_context(parser)
     add(
         "--keep",
         metavar="SHARE",

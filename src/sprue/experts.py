@@ -21,10 +21,10 @@ from sprue.errors import InputError
 from sprue.models import Source, Writer
 from sprue.plan import calibration, outcome, split, student
 from sprue.plan import drop as dropping
+from sprue.plan.checkpoint import interruptible
 from sprue.plan.convert import Conversion, Layer
 from sprue.plan.distill import Distillation, Schedule
 from sprue.plan.drop import Dropped, Measuring
-from sprue.plan.forecast import Forecast
 from sprue.plan.forecast_experts import at_once, forecast, forecast_drop
 from sprue.plan.lesson import Lesson, Look
 from sprue.plan.split import Split
@@ -135,10 +135,10 @@ def experts(
     source = models.open(model)
     schedule = _schedule(tune, steps, int(source.config.hidden_size))
     split.check(source, plan)
-    with Writer(Path(out)) as writer, _interruptible(writer):
+    with Writer(Path(out)) as writer, interruptible(writer):
         texts = _texts(source, calibrate, windows, context, plan.seed, schedule)
         read = texts.statistics
-        _announce(forecast(source, read.ids.shape, schedule), writer.out.parent, progress)
+        forecast(source, read.ids.shape, schedule).announce(writer.out.parent, progress)
         asked = {"split": plan.as_dict(), "schedule": schedule and asdict(schedule)}
         state = writer.resume(_key(source, asked, read, device)) or {}
         layers = _converted(source, read.ids, plan, writer, state, device, progress)
@@ -227,9 +227,9 @@ def drop(
     models.check_device(device)
     source = models.open(model, models.MIXTURES)
     stay = dropping.count_kept(source, share)
-    with Writer(Path(out)) as writer, _interruptible(writer):
+    with Writer(Path(out)) as writer, interruptible(writer):
         texts = calibration.read(source, calibrate, windows, context, seed)
-        _announce(forecast_drop(source, texts.ids.shape), writer.out.parent, progress)
+        forecast_drop(source, texts.ids.shape).announce(writer.out.parent, progress)
         told = {"stay": stay, "criterion": criterion, "seed": seed}
         state = writer.resume(_key(source, told, texts, device))
         with _bar("experts", source.blocks, progress) as advance:
@@ -239,12 +239,6 @@ def drop(
         dropping.write(writer, source, found)
         made = dropping.finish(writer, source, found, share, seed, texts.as_dict())
     return DropReport(Path(out), made, tuple(found))
-
-
-def _announce(ahead: Forecast, folder: Path, progress: bool) -> None:
-    if progress:
-        print(f"this will take {ahead.line()}", file=sys.stderr)
-    ahead.check(folder)
 
 
 @dataclass(frozen=True)
@@ -372,17 +366,6 @@ def _key(
         "device": torch.device(device).type,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _interruptible(writer: Writer) -> Iterator[None]:
-    """Ctrl-C says whether the work so far is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not writer.resumable:
-            raise
-        raise KeyboardInterrupt("give the same command again, and it goes on from here") from None
 
 
 @contextmanager
