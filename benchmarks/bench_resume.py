@@ -1,7 +1,7 @@
 """kill -9 at random moments, then --resume: whether the bytes are those of a run left alone.
 
 The embedded model, calibrated on its own texts. Each of the runs is killed at a moment drawn evenly
-from how long the run that was left alone took, is resumed, and killed again in one of three cases.
+from how long a run takes, is resumed, and killed again in one of three cases.
 
     python benchmarks/bench_resume.py [--kills 20] [--preset NAME]
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,12 +76,16 @@ def measure(way: str, kills: int, scratch: Path) -> common.Json:
     stamp = common.stamp()
     seconds = finished(command(scratch / "alone", way))
     alone = digest(scratch / "alone")
-    moments = np.random.default_rng(SEED).uniform(0, seconds, (kills, 2))
-    rows = []
-    for i, (first, second) in enumerate(moments.tolist()):
+    rng, rows, longest = np.random.default_rng(SEED), list[common.Json](), seconds
+    while len(rows) < kills:
+        i, (first, second) = len(rows), rng.uniform(0, longest, 2).tolist()
         out = scratch / f"run{i}"
         cut = [killed(command(out, way), first)]
-        if i % AGAIN == 0 and cut[0]:
+        if not cut[0]:  # it was done sooner than the run left alone: no kill, another moment
+            longest = first
+            shutil.rmtree(out)
+            continue
+        if i % AGAIN == 0:
             cut.append(killed(command(out, way, "--resume"), second / 2))
         whole = out.exists()
         saved = (scratch / f".run{i}.partial/progress/state.json").is_file()
