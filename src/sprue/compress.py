@@ -137,7 +137,7 @@ def compress(
         texts = job.texts(calibrate, windows, context)
         ahead = job.forecast(texts.ids)
         ahead.announce(writer.out.parent, progress)
-        with bar(job, progress) as advance:
+        with bar(job.steps, progress) as advance:
             checkpoint = Checkpoint(writer, key_of(job.source, goal, texts.ids, device), resume)
             if checkpoint.resumed and progress:
                 print(checkpoint.line(job.source.blocks), file=sys.stderr)
@@ -210,10 +210,10 @@ def _check_size(taken: int, limit: int | None) -> None:
 
 
 @contextmanager
-def bar(job: Job, progress: bool) -> Iterator[Callable[[], None]]:
+def bar(total: int, progress: bool, what: str = "compress") -> Iterator[Callable[[], None]]:
     """Progress with the time left on standard error; silent where that is no terminal."""
     quiet = not progress or not sys.stderr.isatty()
-    with tqdm(total=job.steps, desc="compress", unit="step", disable=quiet) as shown:
+    with tqdm(total=total, desc=what, unit="step", disable=quiet) as shown:
         yield partial(_step, shown)
 
 

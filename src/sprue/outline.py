@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from sprue.compress import DEFAULT_WINDOWS
+from sprue.compress import DEFAULT_WINDOWS, bar
 from sprue.errors import InputError
 from sprue.plan import design
 from sprue.plan.demands import Demands
@@ -108,9 +105,8 @@ def plan(
     job = Job.opened(model, replace(goal, keep=keep), device)
     texts = job.texts(calibrate, windows, context)
     ahead = job.forecast(texts.ids)
-    quiet = not progress or not sys.stderr.isatty()
-    with tqdm(total=job.measuring, desc="plan", unit="step", disable=quiet) as bar:
-        found = job.survey(texts.ids, lambda: _step(bar))
+    with bar(job.measuring, progress, "plan") as advance:
+        found = job.survey(texts.ids, advance)
     limit = job.limit if keep is None or found is None else _least(job, found, keep)
     recipe = job.goal.plan(job.parts, limit, found)
     if out is not None:
@@ -118,10 +114,6 @@ def plan(
     return PlanReport(
         str(model), recipe, ahead, _figures(job, recipe, found), None if out is None else Path(out)
     )
-
-
-def _step(bar: Any) -> None:
-    bar.update()
 
 
 def _check_arguments(
@@ -146,7 +138,10 @@ def _least(job: Job, found: Survey, keep: float) -> int:
 def _figures(job: Job, recipe: Recipe, found: Survey | None) -> dict[str, Any]:
     parts = job.parts
     shapes = {**parts.outer, **parts.linears}
-    rows = {name: _taken(job, name, choice) for name, choice in recipe.tensors.items()}
+    rows = {
+        name: taken(choice, shapes[name], _stored(job, name))
+        for name, choice in recipe.tensors.items()
+    }
     whole = {
         name: Taken(_stored(job, name) * prod(shape), prod(shape), 2 * prod(shape))
         for name, shape in shapes.items()
@@ -165,11 +160,6 @@ def _figures(job: Job, recipe: Recipe, found: Survey | None) -> dict[str, Any]:
         "sensitivity": dict(found.sensitivity) if found else {},
         "kinds": _kinds(job, recipe, rows),
     }
-
-
-def _taken(job: Job, name: str, choice: Choice) -> Taken:
-    shapes = {**job.parts.outer, **job.parts.linears}
-    return taken(choice, shapes[name], _stored(job, name))
 
 
 def _stored(job: Job, name: str) -> int:

@@ -25,6 +25,7 @@ from sprue import runtime
 from sprue.compress import DEFAULT_WINDOWS, bar, carry_out, zeros_line
 from sprue.errors import InputError, SprueError
 from sprue.models import Writer
+from sprue.models.write import refuse_existing
 from sprue.plan import calibration
 from sprue.plan.calibration import Calibration
 from sprue.plan.checkpoint import Checkpoint, key_of
@@ -190,7 +191,7 @@ class _Trials:
     @cached_property
     def survey(self) -> Survey | None:
         self.job.rehearse(self.texts.ids)
-        with bar(self.job, self.progress) as advance:
+        with bar(self.job.measuring, self.progress) as advance:
             return self.job.survey(self.texts.ids, advance)
 
     def search(self) -> list[_Trial]:
@@ -237,7 +238,7 @@ class _Trials:
     def _make(self, size: int | None, folder: Path) -> None:
         job = replace(self.job, limit=size)
         plan = job.goal.plan(job.parts, size, self.survey)
-        with Writer(folder) as writer, bar(job, self.progress) as advance:
+        with Writer(folder) as writer, bar(job.packing, self.progress) as advance:
             goal = replace(job.goal, size=str(size))
             key = key_of(job.source, goal, self.texts.ids, job.device)
             checkpoint = Checkpoint(writer, key)
@@ -270,8 +271,7 @@ class _Scratch:
         self._key, self._losses, self._required = key, dict[str, float](), required
 
     def __enter__(self) -> _Scratch:
-        if self.out.exists() or self.out.is_symlink():
-            raise InputError(f"{self.out} exists already; give a new --out, or remove it")
+        refuse_existing(self.out)
         if self.folder.exists() and not self._mark.is_file():
             raise InputError(f"{self.folder} is in the way and is not sprue's: remove or rename it")
         saved = self._read()

@@ -58,7 +58,7 @@ class Writer:
         self._progress = progress.Progress(self._partial)
         self._key: str | None = None
         self._begun = self._saved = False
-        _refuse_existing(self.out)
+        refuse_existing(self.out)
         with self._guarded():
             self._make_parents()
             _check_free(self.out.parent, needs)
@@ -282,7 +282,7 @@ class Writer:
         self.files[name] = progress.write(self._partial / name, pieces)
 
     def _appear(self) -> None:
-        _refuse_existing(self.out)
+        refuse_existing(self.out)
         _sync(self._partial)
         self._partial.rename(self.out)
         _sync(self.out.parent)
@@ -298,7 +298,12 @@ class Writer:
             self._lock = None
 
 
-def _refuse_existing(out: Path) -> None:
+def refuse_existing(out: Path) -> None:
+    """Refuse a path where something is.
+
+    Raises:
+        InputError: there is.
+    """
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists already; give a new --out, or remove it")
 

@@ -179,7 +179,7 @@ def damage(survey: Survey, recipe: Recipe) -> float:
     """What a recipe of the solver's is predicted to do, in nats per token."""
     total = 0.0
     for name, choice in recipe.tensors.items():
-        row = [*options(survey, name), *_with_zeros(survey, name)]
+        row = options(survey, name)
         total += min((c.damage for c in row if c.choice == choice), default=0.0)
     return total
 

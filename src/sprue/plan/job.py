@@ -85,10 +85,14 @@ class Job:
         return self.source.blocks * passes
 
     @property
+    def packing(self) -> int:
+        """Steps of progress from the first block to the last."""
+        return self.source.blocks * len(self.source.family.groups(self.source.config)) + 1
+
+    @property
     def steps(self) -> int:
         """Steps of progress from the survey to the last block."""
-        groups = len(self.source.family.groups(self.source.config))
-        return self.measuring + self.source.blocks * groups + 1
+        return self.measuring + self.packing
 
     def rehearse(self, ids: Tensor) -> None:
         """Do the heaviest block's work once, quickly, so that what fails there fails now.
