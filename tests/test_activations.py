@@ -19,7 +19,7 @@ from sprue import cli, data, demo, models
 from sprue.activations import activations
 from sprue.errors import BudgetError, InputError
 from sprue.models import Stream, Writer
-from sprue.plan import artifact, calibration, checkpoint, zeros
+from sprue.plan import artifact, calibration, keeping, zeros
 from sprue.plan.zeros_walk import ZerosWalk
 from sprue.proof import load, quality
 from sprue.runtime.zeros import counted
@@ -289,7 +289,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checkpoint, "OVERHEAD", float("inf"))
+    monkeypatch.setattr(keeping, "OVERHEAD", float("inf"))
     out, real = tmp_path / "out", ZerosWalk._block
 
     def stop(self: ZerosWalk, stream: Stream, i: int, *rest: Any) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sprue import cli, models
 from sprue.compress import compress
 from sprue.errors import InputError, ResourceError
-from sprue.plan import checkpoint, walk
+from sprue.plan import keeping, waiting, walk
 
 Folder = Callable[..., Path]
 QUICK: dict[str, Any] = {"windows": 8, "context": 32, "progress": False, "bits": 3.0}
@@ -23,7 +24,7 @@ BLOCKS = 3
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state is saved whenever it can be."""
-    monkeypatch.setattr(checkpoint, "OVERHEAD", float("inf"))
+    monkeypatch.setattr(keeping, "OVERHEAD", float("inf"))
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +113,14 @@ def test_what_does_not_fit_in_memory_goes_on_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Activations in files, and saved in several pieces."""
-    monkeypatch.setattr(checkpoint, "RESIDENT", 3 * 32 * 32 * 4)
+    monkeypatch.setattr(waiting, "RESIDENT", 3 * 32 * 32 * 4)
     monkeypatch.setattr(walk.Walk, "resident", 1000)
     packed.stop(20, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         compress(source, tmp_path / "out", calibrate=[corpus()], **QUICK)
     saved = names(tmp_path / ".out.partial/progress")
-    assert {f"block00002-0000{i}.safetensors" for i in range(3)} <= saved
-    assert not any(name.startswith("block00001") for name in saved)
+    assert {f"walk00002-hidden-000000{i}.safetensors" for i in (0, 3, 6)} <= saved
+    assert not any(name.startswith("walk00001") for name in saved)
     packed.go()
     compress(source, tmp_path / "out", calibrate=[corpus()], **QUICK)
     assert content(tmp_path / "out") == content(whole)
@@ -267,6 +268,24 @@ def test_resume_refuses_what_another_command_left(
     compress(source, out, calibrate=[corpus()], resume=True, **QUICK)
     assert packed.count - done < 3 + 7 * BLOCKS
     assert content(out) == content(whole)
+
+
+def test_resume_refuses_another_number_of_threads(
+    source: Path, whole: Path, corpus: Folder, tmp_path: Path, packed: Packed
+) -> None:
+    """Sums come out otherwise in their last digits: the bytes could be others."""
+    packed.stop(12, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        compress(source, tmp_path / "out", calibrate=[corpus()], **QUICK)
+    packed.go()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(InputError, match="the number of threads differ"):
+            compress(source, tmp_path / "out", calibrate=[corpus()], resume=True, **QUICK)
+    finally:
+        torch.set_num_threads(1)
+    compress(source, tmp_path / "out", calibrate=[corpus()], resume=True, **QUICK)
+    assert content(tmp_path / "out") == content(whole)
 
 
 def test_resume_with_nothing_saved_begins(

@@ -196,7 +196,7 @@ def _plan(
             advance()
         return saved
     job.rehearse(ids)
-    plan, found = job.plan(ids, advance)
+    plan, found = job.plan(ids, advance, checkpoint)
     checkpoint.planned(plan, found)
     return plan, found
 

@@ -32,6 +32,7 @@ from sprue.plan.checkpoint import Checkpoint, key_of
 from sprue.plan.demands import Demands
 from sprue.plan.goal import Goal
 from sprue.plan.job import Job
+from sprue.plan.keeping import Keeping
 from sprue.plan.search import CLOSE, Curve, smallest
 from sprue.plan.survey import Survey
 from sprue.proof import figures, intervals, load, quality
@@ -190,9 +191,17 @@ class _Trials:
 
     @cached_property
     def survey(self) -> Survey | None:
-        self.job.rehearse(self.texts.ids)
-        with bar(self.job.measuring, self.progress) as advance:
-            return self.job.survey(self.texts.ids, advance)
+        ids = self.texts.ids
+        with (
+            Writer(self.scratch.folder / "survey") as writer,
+            bar(self.job.measuring, self.progress) as advance,
+        ):
+            keeping = Keeping(writer, key_of(self.job.source, self.job.goal, ids, self.job.device))
+            if not keeping.resumed:
+                self.job.rehearse(ids)
+            found = self.job.survey(ids, advance, keeping)
+            keeping.leave()
+        return found
 
     def search(self) -> list[_Trial]:
         """Those that passed on the text of the search, smallest first; else the best alone."""

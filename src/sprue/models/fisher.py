@@ -45,8 +45,31 @@ class Fisher:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Halfway:
+    """A measurement between two blocks on the way back.
+
+    Attributes:
+        block: the one that was passed last; those before it are still to come.
+        gradient: float32 [windows, context, hidden], of the labels' nll at its input.
+        sums: module name of the head and of every linear passed -> float64 [out], squared gradients
+            summed over tokens.
+    """
+
+    block: int
+    gradient: Tensor
+    sums: Mapping[str, Tensor]
+
+
 @torch.enable_grad()
-def fisher(stream: Stream, *, seed: int, progress: Callable[[int], None] | None = None) -> Fisher:
+def fisher(
+    stream: Stream,
+    *,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    begun: Halfway | None = None,
+    keep: Callable[[Halfway], None] = lambda _: None,
+) -> Fisher:
     """The Fisher information of every linear's outputs, over all windows of `stream`.
 
     Forward block by block, labels for all tokens, then backward from the last block to the first.
@@ -58,6 +81,8 @@ def fisher(stream: Stream, *, seed: int, progress: Callable[[int], None] | None 
         seed: decides the labels, whatever the batch.
         progress: called with the number of blocks done so far: forward 1 to `stream.blocks`,
             backward on to twice that.
+        begun: where an earlier measurement, of the same, was stopped; its gradient is changed.
+        keep: called between blocks on the way back.
 
     Raises:
         InputError: as for `Stream.load`.
@@ -70,14 +95,23 @@ def fisher(stream: Stream, *, seed: int, progress: Callable[[int], None] | None 
     head = _Expected()
     report = progress or (lambda done: None)
 
-    inputs = _inputs(stream, report)
-    gradient = inputs.pop()
-    generator = torch.Generator().manual_seed(seed)
-    _back_from_labels(stream, gradient, head, generator)
-    for i in reversed(range(stream.blocks)):
+    if begun is None:
+        inputs = _inputs(stream, stream.blocks, report)
+        gradient = inputs.pop()
+        _back_from_labels(stream, gradient, head, torch.Generator().manual_seed(seed))
+    else:
+        gradient = begun.gradient
+        for name, total in begun.sums.items():
+            (head if name == family.head else sums[name]).total = total
+        inputs = _inputs(stream, begun.block - 1, report)
+        for i in reversed(range(begun.block, stream.blocks)):
+            report(2 * stream.blocks - i)
+    for i in reversed(range(len(inputs))):
         taps = {local: sums[f"{family.block(i)}.{local}"] for local in linears}
         _back_through(stream, i, inputs.pop(), gradient, taps)
         report(2 * stream.blocks - i)
+        passed = {name: squares.total for name, squares in sums.items() if squares.total.dim()}
+        keep(Halfway(i, gradient, {**passed, family.head: head.total}))
     return Fisher(
         rows={
             name: squares.total / tokens for name, squares in [*sums.items(), (family.head, head)]
@@ -137,11 +171,12 @@ class _Expected(_Squares):
         super().__call__(gradient.reshape(self._share.shape) * self._share)
 
 
-def _inputs(stream: Stream, report: Callable[[int], None]) -> list[Tensor]:
-    """The input of every block, then the output of the last."""
-    inputs = [stream.embed()]
+def _inputs(stream: Stream, last: int, report: Callable[[int], None]) -> list[Tensor]:
+    """The input of every block up to the `last`, whose number may be that of all: the output."""
+    inputs = [stream.embed()] if last >= 0 else []
     for i in range(stream.blocks):
-        inputs.append(stream.run(stream.load(i), i, inputs[-1]))
+        if i < last:
+            inputs.append(stream.run(stream.load(i), i, inputs[-1]))
         report(i + 1)
     return inputs
 

@@ -197,6 +197,10 @@ class Writer:
                 break
             folder.rmdir()
 
+    def leave(self) -> None:
+        """End without a folder: what was saved stays, and the next run goes on from there."""
+        self._end()
+
     def _leave(self, kind: type[BaseException] | None) -> None:
         """Interrupted, or failed for no reason that was foreseen: keep what can be resumed.
 

@@ -1,15 +1,14 @@
 """Where a compression stands, saved from time to time, so that a killed one goes on.
 
-Saved are the plan, what the survey measured, what came of every matrix so far, and both streams of
-activations as the next block receives them. Whoever goes on gets the same bytes as a run that was
-never interrupted.
+Saved are what the survey has measured so far, the plan, what came of every matrix so far, and the
+activations as the next block receives them, of whatever pass over the blocks is under way. Whoever
+goes on gets the same bytes as a run that was never interrupted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,46 +18,30 @@ import torch
 from torch import Tensor
 
 from sprue import __version__
-from sprue.errors import InputError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import recipe as recipes
 from sprue.plan.goal import Goal
+from sprue.plan.keeping import Keeping
 from sprue.plan.ledger import Record
 from sprue.plan.recipe import Recipe
-from sprue.plan.room import RESIDENT
 from sprue.plan.survey import Survey
 from sprue.weights.choice import Choice
 
-OVERHEAD = 0.05  # share of the time that saving may take
-INTERVAL = 60.0  # seconds of work that may be lost where steps are too small to save each
 _SURVEY = "survey"
+_WALK = "walk"
 
 
-class Checkpoint:
-    """The saved state of one command.
-
-    Args:
-        writer: holds shards and state.
-        key: of the command and all it reads; a state under another key is not taken up.
-        required: whether a state of another key is refused, not replaced.
+class Checkpoint(Keeping):
+    """The saved state of a compression; arguments and errors are those of `Keeping`.
 
     Attributes:
         block: the block that comes next; 0 where nothing was saved.
-        resumed: whether an earlier run saved its plan, at least.
-
-    Raises:
-        InputError: a state of another command was saved, and it is not to be replaced.
     """
 
     def __init__(self, writer: Writer, key: str, required: bool = False) -> None:
-        self._writer = writer
-        if required:
-            _check_same(writer, key)
-        self._state: dict[str, Any] = writer.resume(key) or {}
-        self._saved, self._took = time.monotonic(), 0.0
-        self._files: list[str] = list(self._state.get("activations", []))
-        self.block = int(self._state.get("next", 0))
-        self.resumed = "recipe" in self._state or "measured" in self._state
+        super().__init__(writer, key, required)
+        walked = self.live(_WALK)
+        self.block = walked.step if walked else 0
 
     def line(self, blocks: int) -> str:
         """How far an earlier run got, for a terminal."""
@@ -67,7 +50,7 @@ class Checkpoint:
 
     def plan(self) -> tuple[Recipe, Survey | None] | None:
         """The plan and what it was made from (without the outlooks); None: not saved."""
-        if not self.resumed:
+        if "recipe" not in self._state:
             return None
         recipe = recipes.from_dict(self._state["recipe"])
         if not self._state["surveyed"]:
@@ -79,26 +62,18 @@ class Checkpoint:
         return recipe, Survey({}, found["importance"], found["moments"])
 
     def planned(self, recipe: Recipe, survey: Survey | None) -> None:
-        """The plan is made."""
+        """The plan is made; what was measured on the way to it is not kept any longer."""
+        self._forget()
         self._state = {"recipe": recipe.as_dict(), "surveyed": survey is not None}
         if survey is not None:
             given = {f"importance/{n}": t for n, t in survey.importance.items()}
             given |= {f"moments/{n}": t for n, t in survey.moments.items()}
             self._writer.keep(_SURVEY, given)
-        self._save(time.monotonic())
-
-    def measured(self) -> Any:
-        """What `note` was given; None: nothing was saved."""
-        return self._state.get("measured")
-
-    def note(self, measured: Any) -> None:
-        """Something that took long is measured; JSON-able."""
-        self._state = {"measured": measured}
-        self._save(time.monotonic())
+        self._save()
 
     def records(self) -> dict[str, Record]:
         """What came of every matrix before `block`."""
-        rows: Mapping[str, Any] = self._state.get("records", {})
+        rows: Mapping[str, Any] = self._walk["records"]
         return {
             name: Record(**{**row, "choice": Choice(**row["choice"])}) for name, row in rows.items()
         }
@@ -106,21 +81,18 @@ class Checkpoint:
     @property
     def carry(self) -> float:
         """Bits that the matrices before `block` left over."""
-        return float(self._state.get("carry", 0.0))
+        return float(self._walk["carry"])
+
+    @property
+    def _walk(self) -> Mapping[str, Any]:
+        walk: Mapping[str, Any] = self._state["live"]["told"]
+        return walk
 
     def activations(self, stream: Stream, original: bool) -> tuple[Tensor, Tensor | None]:
         """What `block` receives, compressed and original."""
-        both = stream.allocate(), stream.allocate() if original else None
-        first = 0
-        for name in self._files:
-            saved = self._writer.kept(name)
-            last = first + len(saved["hidden"])
-            for key, target in zip(("hidden", "original"), both, strict=True):
-                if target is not None:
-                    target[first:last] = saved[key]
-                    stream.settle(target)
-            first = last
-        return both
+        keys = ("hidden", "original") if original else ("hidden",)
+        hidden, *rest = self._waiting.get(stream, keys)
+        return hidden, rest[0] if rest else None
 
     def walked(
         self,
@@ -132,36 +104,13 @@ class Checkpoint:
         original: Tensor | None,
     ) -> None:
         """All blocks before `block` are written; saves that, unless saving takes long."""
-        if not self._due():
-            return
-        since = time.monotonic()
-        old, self._files = self._files, []
-        for number, part in enumerate(_parts(hidden)):
-            name = f"block{block:05d}-{number:05d}"
-            both = {"hidden": hidden[part]}
-            if original is not None:
-                both["original"] = original[part]
-            self._writer.keep(name, both)
-            self._files.append(name)
-            for tensor in (hidden, original):
-                if tensor is not None:
-                    stream.settle(tensor)
-        self._writer.drop(old)
-        self._state |= {
-            "next": block,
-            "carry": carry,
-            "records": {n: {**asdict(r), "choice": asdict(r.choice)} for n, r in records.items()},
-            "activations": self._files,
-        }
-        self._save(since)
 
-    def _due(self) -> bool:
-        return time.monotonic() - self._saved >= self._took / OVERHEAD
+        def told() -> dict[str, Any]:
+            rows = {n: {**asdict(r), "choice": asdict(r.choice)} for n, r in records.items()}
+            return {"carry": carry, "records": rows}
 
-    def _save(self, since: float) -> None:
-        self._writer.save(self._state)
-        self._saved = time.monotonic()
-        self._took = self._saved - since
+        both = {"hidden": hidden} if original is None else {"hidden": hidden, "original": original}
+        self.keep(_WALK, block, told, stream, both)
 
 
 @contextmanager
@@ -190,27 +139,11 @@ def key_for(source: Source, told: Mapping[str, Any], ids: Tensor, device: str) -
         "the budget, recipe or seed": dict(told),
         "the calibration text": [text, list(ids.shape)],
         "the device": torch.device(device).type,
+        # shared out otherwise, sums of products differ in their last digits
+        "the number of threads": torch.get_num_threads(),
     }
     digests = {
         name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
         for name, part in parts.items()
     }
     return json.dumps(digests, sort_keys=True)
-
-
-def _check_same(writer: Writer, key: str) -> None:
-    saved = writer.saved_key
-    if saved is None or saved == key:  # killed before anything was saved, it begins again
-        return
-    old, new = json.loads(saved), json.loads(key)
-    other = [name for name in new if old.get(name) != new[name]]
-    raise InputError(
-        f"the unfinished work for {writer.out} is of another command: {' and '.join(other)} "
-        "differ; give the same again, or leave --resume out to begin anew"
-    )
-
-
-def _parts(hidden: Tensor) -> list[slice]:
-    """Runs of windows small enough to be in memory at once."""
-    count = max(1, RESIDENT // max(1, hidden[0].nbytes))
-    return [slice(a, min(a + count, len(hidden))) for a in range(0, len(hidden), count)]

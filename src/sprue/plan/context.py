@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sprue.models import Group, Stream, get_weight, lent, set_weight
 from sprue.plan.blame import blamed
+from sprue.plan.keeping import Keeping
 from sprue.plan.moments import Moment
 from sprue.plan.recipe import Recipe
 from sprue.plan.room import tidy
@@ -36,6 +37,7 @@ _RUNS = 200  # windows times matrices, about
 _STATE_BITS = 9  # of trellises here: a quick code errs in the same directions as a good one
 _MASK_STEPS = 2  # the same of masks
 _LEAST = 0.05  # a factor below it is noise
+_STAGE = "context"
 
 
 def windows_for(linears: int) -> int:
@@ -53,12 +55,14 @@ class Context:
         survey: what was predicted.
         recipe: how every matrix is compressed; others stay.
         progress: called after every block.
+        keeping: where an earlier walk was stopped; None: nothing is kept.
     """
 
     stream: Stream
     survey: Survey
     recipe: Recipe
     progress: Callable[[], None] = lambda: None
+    keeping: Keeping | None = None
     predicted: dict[str, float] = field(default_factory=dict, init=False)
 
     def sensitivities(self) -> dict[str, float]:
@@ -78,15 +82,32 @@ class Context:
             if name in self.recipe.tensors
         ]
         count = len(stream.ids)
-        original, hidden = stream.embed(), stream.embed()
         others = stream.allocate(2 * len(names) * count)
-        at = 0
-        for i in range(stream.blocks):
+        first, at, original, hidden = self._start(others)
+        for i in range(first, stream.blocks):
             at = self._block(i, original, hidden, others, at)
+            self._keep(i + 1, original, hidden, others[:at])
             self.progress()
         whole, *rest = _divergences(stream, original, [hidden, *torch.split(others, count)])
         pairs = zip(names, rest[::2], rest[1::2], strict=True)
         return {name: (whole + turned) / 2 - without for name, without, turned in pairs}
+
+    def _start(self, others: Tensor) -> tuple[int, int, Tensor, Tensor]:
+        """The first block, how many of `others` are in use, what original and result receive."""
+        live = self.keeping.live(_STAGE) if self.keeping else None
+        if live is None:
+            return 0, 0, self.stream.embed(), self.stream.embed()
+        self.predicted |= live.told["predicted"]
+        original, hidden = live.waiting.get(self.stream, ("original", "hidden"))
+        for _ in range(live.step):
+            self.progress()
+        return live.step, live.waiting.fill(self.stream, "others", others), original, hidden
+
+    def _keep(self, done: int, original: Tensor, hidden: Tensor, others: Tensor) -> None:
+        if self.keeping is not None:
+            arrays = {"original": original, "hidden": hidden, "others": others}
+            told = {"predicted": self.predicted}
+            self.keeping.keep(_STAGE, done, lambda: told, self.stream, arrays)
 
     def _block(self, i: int, original: Tensor, hidden: Tensor, others: Tensor, at: int) -> int:
         """All activations are advanced through block i; those of its own matrices join them.

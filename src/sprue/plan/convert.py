@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sprue.models import Source, Stream, Writer, get_weight
-from sprue.plan.checkpoint import INTERVAL
+from sprue.plan.keeping import INTERVAL
 from sprue.plan.room import RESIDENT, batch_of, tidy
 from sprue.plan.split import Split, feed_forward
 from sprue.plan.waiting import Waiting
@@ -95,6 +95,8 @@ class Conversion:
         self._waiting = Waiting(self.writer, state["waiting"])
         for _ in self.layers:
             self.progress()
+        if len(self.layers) == stream.blocks:  # nothing is to come
+            return stream.allocate(), stream.allocate()
         original, now = self._waiting.get(stream, ("original", "now"))
         return original, now
 
@@ -102,7 +104,8 @@ class Conversion:
         """All that going on takes, where the last time is long ago."""
         if time.monotonic() - self._saved < INTERVAL:
             return
-        self._waiting.put(stream, len(self.layers), {"original": original, "now": now})
+        both, step = {"original": original, "now": now}, f"waiting{len(self.layers):05d}"
+        self._waiting.put(stream, step, both)
         self.writer.save(self.state())
         self._saved = time.monotonic()
 

@@ -14,7 +14,7 @@ from sprue.errors import InputError
 from sprue.models import Mixture, Source, Stream, Writer
 from sprue.models.tensorfile import read
 from sprue.plan import artifact
-from sprue.plan.checkpoint import INTERVAL
+from sprue.plan.keeping import INTERVAL
 from sprue.plan.room import RESIDENT, batch_of
 from sprue.plan.waiting import Waiting
 from sprue.structure.dropping import Importance, kept
@@ -130,7 +130,7 @@ class Measuring:
         """All that going on takes, where the last time is long ago."""
         if time.monotonic() - self._saved < INTERVAL:
             return
-        self._waiting.put(stream, after, {"hidden": hidden})
+        self._waiting.put(stream, f"waiting{after:05d}", {"hidden": hidden})
         found = [asdict(block) for block in self.found]
         self.writer.save({"next": after, "found": found, "waiting": self._waiting.names})
         self._saved = time.monotonic()

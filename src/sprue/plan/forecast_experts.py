@@ -8,10 +8,10 @@ from math import prod
 import psutil
 
 from sprue.models import Source
-from sprue.plan.checkpoint import INTERVAL
 from sprue.plan.convert import SAMPLE
 from sprue.plan.distill import Schedule
 from sprue.plan.forecast import Forecast, flops_per_second
+from sprue.plan.keeping import INTERVAL
 from sprue.plan.room import RESIDENT
 from sprue.plan.split import feed_forward
 

@@ -17,10 +17,12 @@ from sprue.plan import calibration, context, design, rehearsal
 from sprue.plan.calibration import Calibration
 from sprue.plan.forecast import Forecast, forecast
 from sprue.plan.goal import Goal
+from sprue.plan.keeping import Keeping
 from sprue.plan.recipe import Recipe
 from sprue.plan.room import RESIDENT, batch_of
 from sprue.plan.search import Curve
 from sprue.plan.survey import Survey, survey
+from sprue.plan.surveyed import Saved
 
 _POINTS = 16  # of the predicted curve
 _SURVEYED = 32  # windows that the survey runs
@@ -102,17 +104,22 @@ class Job:
         """
         rehearsal.rehearse(self._stream(ids[:1]), self.goal.seed, self.goal.trellis)
 
-    def plan(self, ids: Tensor, advance: Advance) -> tuple[Recipe, Survey | None]:
+    def plan(
+        self, ids: Tensor, advance: Advance, keeping: Keeping | None = None
+    ) -> tuple[Recipe, Survey | None]:
         """The recipe, and what was measured for it.
 
         Args:
             ids: calibration windows, int64 [windows, context].
             advance: called at every step.
+            keeping: what an earlier run of the same has measured; None: nothing is kept.
         """
-        found = self.survey(ids, advance)
+        found = self.survey(ids, advance, keeping)
         return self.goal.plan(self.parts, self.limit, found), found
 
-    def survey(self, ids: Tensor, advance: Advance) -> Survey | None:
+    def survey(
+        self, ids: Tensor, advance: Advance, keeping: Keeping | None = None
+    ) -> Survey | None:
         """What is measured on evenly spaced windows, so that every text takes part; None: nothing.
 
         Where zeros are shared out, predictions are put right by what is measured in the compressed
@@ -123,13 +130,19 @@ class Job:
             return None
         demands = goal.demands if goal.preset == design.BEST else None
         stream = self._stream(surveyed(ids))
-        found = survey(stream, seed=goal.seed, demands=demands, progress=lambda _: advance())
+        found = survey(
+            stream,
+            seed=goal.seed,
+            demands=demands,
+            progress=lambda _: advance(),
+            saved=Saved(keeping),
+        )
         if not goal.refines:
             return found
         first = goal.plan(self.parts, self.limit, found)
         some = _spaced(ids, context.windows_for(len(self.parts.linears)))
         short = self._stream(some[:, : context.TOKENS])
-        measured = context.Context(short, found, first, advance).sensitivities()
+        measured = context.Context(short, found, first, advance, keeping).sensitivities()
         return replace(found, sensitivity=measured)
 
     def curve(self, found: Survey) -> Curve:

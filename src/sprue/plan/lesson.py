@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sprue.models import Writer
-from sprue.plan.checkpoint import INTERVAL
 from sprue.plan.distill import Distillation
+from sprue.plan.keeping import INTERVAL
 
 _STATE = "distillation"
 LOOKS = 12  # times that the student is measured, after the first

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from sprue.models import Stream
-from sprue.models.fisher import Fisher, fisher
+from sprue.models.fisher import Fisher
 from sprue.plan.blame import blamed, check_finite
 from sprue.plan.demands import DAMPING, Demands
 from sprue.plan.moments import Moment
 from sprue.plan.room import tidy
+from sprue.plan.surveyed import Looks, Saved
 from sprue.weights.choice import Choice
 from sprue.weights.outlook import Outlook, outlook, with_zeros
 
@@ -69,6 +70,7 @@ def survey(
     seed: int,
     demands: Demands | None = None,
     progress: Callable[[int], None] | None = None,
+    saved: Saved | None = None,
 ) -> Survey:
     """Measure the model of `stream` on its windows.
 
@@ -77,18 +79,26 @@ def survey(
         seed: of the labels that the Fisher information draws.
         demands: the zeros that linears may have; None: none.
         progress: called with the number of blocks done so far, up to three times their number.
+        saved: what an earlier survey of the same measured, and where this one says what it does.
 
     Raises:
         InputError: weights or activations that cannot be measured; says of which matrix.
     """
-    report = progress or (lambda done: None)
-    found = fisher(stream, seed=seed, progress=report)
+    report, saved = progress or (lambda done: None), saved or Saved()
+    found = saved.fisher(stream, seed, report)
     outlooks: dict[str, Outlook] = {}
     zeros: dict[str, list[tuple[Choice, Outlook]]] = {}
     hidden = stream.embed()
     for i in range(stream.blocks):
-        for name, (plain, others) in _block(stream, i, hidden, found, demands, seed).items():
-            outlooks[name], zeros[name] = plain, others
+        known = saved.block(i)
+        if known is None:
+            known = _block(stream, i, hidden, found, demands, seed)
+            saved.keep_block(i, known)
+        else:
+            stream.run(stream.load(i), i, hidden, out=hidden)
+        for name, (plain, others) in known.items():
+            menu = demands.menu(plain.shape) if demands else []
+            outlooks[name], zeros[name] = plain, list(zip(menu, others, strict=True))
         report(2 * stream.blocks + i + 1)
     importance, moments = _outer(stream, hidden, found)
     for name, H in moments.items():
@@ -98,13 +108,13 @@ def survey(
 
 def _block(
     stream: Stream, i: int, hidden: Tensor, found: Fisher, demands: Demands | None, seed: int
-) -> dict[str, tuple[Outlook, list[tuple[Choice, Outlook]]]]:
+) -> Looks:
     """The outlooks of block i, without and with zeros; `hidden` is advanced through it."""
     family = stream.source.family
     groups, prefix = family.groups(stream.source.config), family.block(i)
     moments = {group.linears[0]: Moment() for group in groups}
     stream.run(stream.load(i), i, hidden, moments, out=hidden)
-    outlooks = {}
+    outlooks: Looks = {}
     for group in groups:
         H = moments.pop(group.linears[0]).mean()
         for name in (f"{prefix}.{local}" for local in group.linears):
@@ -113,7 +123,7 @@ def _block(
             with blamed(name):
                 tried = [replace(choice, mask_steps=_QUICK) for choice in menu]
                 more = with_zeros(stream.source.weight(name), H, found.rows[name], tried, seed)
-            outlooks[name] = plain, list(zip(menu, more, strict=True))
+            outlooks[name] = plain, more
     return outlooks
 
 
