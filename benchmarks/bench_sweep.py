@@ -1,16 +1,19 @@
-"""Which ratio of zeros fits which task and model: `sprue sweep` on base6m and on a smaller model.
+"""Which ratio of zeros fits which task and model: `sprue sweep` on base6m and on smaller models.
 
 For each of the four texts train.txt is calibrated on and test.txt measured with, in windows of 256
 tokens; every point is also measured on the three other texts. Unstructured zeros are shared out by
 predicted damage; N:4 patterns are the same in every linear.
 
-The smaller model is not in the repository; it is made from the same texts with
+The smaller models are not in the repository; they are made from the same texts, both in the same
+number of steps, with
 
-    python demo/train.py TEXT --out SMALL --minutes 40 --hidden 128 --layers 4 --heads 4 \\
+    python demo/train.py TEXT --out SMALL --minutes 55 --hidden 128 --layers 4 --heads 4 \\
         --kv-heads 2 --ffn 384
+    python demo/train.py TEXT --out TINY --steps STEPS --hidden 64 --layers 2 --heads 4 \\
+        --kv-heads 2 --ffn 192
 
-    python benchmarks/bench_sweep.py [--small SMALL] [--work DIR] [--only base6m|small] \\
-        [--row RATIOS] [--pattern P ...]
+    python benchmarks/bench_sweep.py [--model small=SMALL --model tiny=TINY] [--work DIR] \\
+        [--only NAME ...] [--row RATIOS] [--pattern P ...]
 
 Points are kept in DIR (by default a folder of the system for temporary files), so that a run that
 was cut short goes on there; results/sweep/NAME.json gets the figures of all points.
@@ -23,8 +26,9 @@ import tempfile
 from pathlib import Path
 
 import common  # isort: skip  # before torch, which then takes one thread
+import torch
 
-WINDOWS, CONTEXT, SEED = 24, 256, 0
+WINDOWS, CONTEXT, SEED = 48, 256, 0
 ROW = "0..90%"
 PATTERNS = ("unstructured", "N:4")
 KEEP = "99%"
@@ -75,7 +79,13 @@ def shape(model: Path) -> common.Json:
 
     source = models.open(model)
     config = {key: source.raw[key] for key in ("hidden_size", "num_hidden_layers", "vocab_size")}
-    return {"config": config, "weights": design.matrices(source).weights}
+    return {"config": config, "weights": design.matrices(source).weights, "steps": _steps(model)}
+
+
+def _steps(model: Path) -> int | None:
+    """Of training, where the state of it lies beside the model."""
+    state = model / ".train/state.pt"
+    return int(torch.load(state, weights_only=True)["step"]) if state.is_file() else None
 
 
 def show(found: common.Json) -> None:
@@ -92,19 +102,23 @@ def show(found: common.Json) -> None:
         )
 
 
+def _named(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    return name, Path(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", type=Path, help="folder of the smaller model")
+    parser.add_argument("--model", action="append", type=_named, default=[], metavar="NAME=FOLDER")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "sprue-sweep")
     parser.add_argument("--row", default=ROW, help="ratios of unstructured zeros")
     parser.add_argument("--pattern", action="append", help="in the place of unstructured and N:4")
-    parser.add_argument("--only", choices=("base6m", "small"))
+    parser.add_argument("--only", nargs="+", metavar="NAME")
     args = parser.parse_args()
     common.require_assets()
     args.work.mkdir(parents=True, exist_ok=True)
-    found = {"base6m": common.BASE, "small": args.small}
-    for name, model in found.items():
-        if model is None or args.only not in (None, name):
+    for name, model in {"base6m": common.BASE, **dict(args.model)}.items():
+        if args.only and name not in args.only:
             continue
         common.save(f"sweep/{name}", measure(name, model, args))
         done = common.load(f"sweep/{name}")

@@ -26,13 +26,12 @@ from sprue.plan.convert import Conversion, Layer
 from sprue.plan.distill import Distillation, Schedule
 from sprue.plan.drop import Dropped, Measuring
 from sprue.plan.forecast_experts import at_once, forecast, forecast_drop
-from sprue.plan.lesson import Lesson, Look
+from sprue.plan.lesson import HELD, Lesson, Look
 from sprue.plan.split import Split
 from sprue.proof import experts_page, quality
 from sprue.runtime.load import load
 
 DEFAULT_WINDOWS = 128
-_HELD = 32  # windows that are not learned from: they tell how far the student is
 _RATE, _FASTEST = 5e-4, 1e-3  # learning rate at a width of 256, and at any
 _ALL = 1 << 16  # windows that a distillation reads, at most
 
@@ -329,7 +328,7 @@ def _split_windows(ids: Tensor) -> tuple[Tensor, Tensor]:
             "the calibration text has one window only: a distillation needs some to learn from and "
             "some to measure with. Give more text, or a smaller --context"
         )
-    stride = max(2, len(ids) // _HELD)
+    stride = max(2, len(ids) // HELD)
     held = torch.zeros(len(ids), dtype=torch.bool)
     held[stride // 2 :: stride] = True
     return ids[~held], ids[held]

@@ -12,6 +12,7 @@ from sprue.plan.convert import SAMPLE
 from sprue.plan.distill import Schedule
 from sprue.plan.forecast import Forecast, flops_per_second
 from sprue.plan.keeping import INTERVAL
+from sprue.plan.lesson import HELD, LOOKS
 from sprue.plan.room import RESIDENT
 from sprue.plan.split import feed_forward
 
@@ -52,7 +53,7 @@ def forecast(
         learned = weights if learned is None else learned
         lesson = 8 * weights + _LEARNED * learned + at_once(source, context)[1] + _BUFFERS
         added, disk = max(added, lesson), disk + _LEARNED * learned
-        seconds += _lesson_seconds(weights, schedule)
+        seconds += _lesson_seconds(weights, schedule, context)
     return Forecast(psutil.Process().memory_info().rss + added, added, disk, seconds)
 
 
@@ -95,8 +96,11 @@ def _neurons(source: Source) -> int:
     return shape[0] if source.family.transposed else shape[1]
 
 
-def _lesson_seconds(weights: int, schedule: Schedule) -> float:
+def _lesson_seconds(weights: int, schedule: Schedule, context: int) -> float:
     if schedule.seconds is not None:
         return schedule.seconds
-    # forward of the teacher, forward and backward of the student
-    return float(schedule.steps or 0) * 8.0 * weights * schedule.tokens / flops_per_second()
+    steps = schedule.steps or 0
+    # forward of the teacher, forward and backward of the student; looks go forward with both
+    learning = 8.0 * weights * schedule.tokens * steps
+    looking = 4.0 * weights * HELD * context * (1 + min(steps, LOOKS))
+    return (learning + looking) / flops_per_second()

@@ -12,6 +12,7 @@ from sprue.plan.distill import Distillation
 from sprue.plan.keeping import INTERVAL
 
 _STATE = "distillation"
+HELD = 32  # windows that are not learned from: they tell how far the student is
 LOOKS = 12  # times that the student is measured, after the first
 
 
