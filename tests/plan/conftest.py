@@ -60,6 +60,7 @@ class Walked:
     ) -> None:
         self.source, self.out, self.recipe = source, out, recipe
         self.moments: list[tuple[Tensor, Tensor]] = []
+        self.dampings: list[tuple[int, float]] = []  # inputs, and the share of H's mean diagonal
         with pytest.MonkeyPatch.context() as patch, Writer(out) as writer:
             patch.setattr(walk_module, "correction", self._correction)
             walk = Walk(source, ids, recipe, writer, **options)
@@ -72,6 +73,7 @@ class Walked:
 
     def _correction(self, H: Tensor, C: Tensor, damping: float) -> Tensor:
         self.moments.append((H.clone(), C.clone()))
+        self.dampings.append((len(H), damping))
         return target.correction(H, C, damping)
 
     def dense(self, name: str) -> Tensor:

@@ -131,6 +131,19 @@ def test_aiming_makes_up_for_what_was_lost_before(
     assert near < far
 
 
+def test_little_text_aims_with_care(
+    surveyed: Any, walked: Any, windows: Tensor, tmp_path: Path
+) -> None:
+    """The ridge is the ratio of inputs to tokens where that is above the usual."""
+    on, some = surveyed("llama"), windows[:1]
+    least = 1.2 * 32 / some.numel()  # between the narrow inputs and the wide ones
+    choice = Choice("int", 4, group_size=None, damping=least)
+    recipe = Recipe(dict.fromkeys(on.parts.linears, choice), importance=False)
+    seen = walked(on.source, some, recipe, tmp_path / "out").dampings
+    assert {damping > least for _, damping in seen} == {True, False}
+    assert seen == [(width, max(least, width / some.numel())) for width, _ in seen]
+
+
 @pytest.mark.parametrize("how", ["joint", "sweep"])
 def test_what_is_pruned_is_aimed_too(
     how: str, surveyed: Any, walked: Any, windows: Tensor, tmp_path: Path
