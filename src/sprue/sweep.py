@@ -22,7 +22,7 @@ from sprue.compress import DEFAULT_WINDOWS
 from sprue.errors import InputError
 from sprue.models import Source, Stream, Writer
 from sprue.plan import artifact, design, ratio, tasks
-from sprue.plan.forecast import forecast
+from sprue.plan.forecast import Search, forecast
 from sprue.plan.job import surveyed
 from sprue.plan.ratio import Scan, Share, Trial
 from sprue.plan.recipe import Recipe, from_dict
@@ -333,7 +333,9 @@ def _write(found: SweepReport, folder: Path) -> None:
 def _announce(source: Source, task: Task, count: int, folder: Path, progress: bool) -> None:
     """What the largest step will take, said and checked before the first."""
     parts, shape = design.matrices(source), task.calibration.ids.shape
-    ahead = forecast(source, parts, shape, source.nbytes, surveyed=True, trellis=False)
+    ahead = forecast(
+        *(source, parts, shape, source.nbytes), surveyed=True, trellis=False, search=Search()
+    )
     if progress:
         print(f"{count} points or more, for each {ahead.line()}", file=sys.stderr)
     ahead.check(folder)

@@ -13,7 +13,9 @@ from sprue import models
 from sprue.errors import ResourceError
 from sprue.plan import design
 from sprue.plan import forecast as module
-from sprue.plan.forecast import Forecast, forecast
+from sprue.plan.demands import Demands
+from sprue.plan.forecast import Forecast, Search, forecast
+from sprue.plan.goal import Goal
 
 MB = 10**6
 
@@ -47,6 +49,30 @@ def test_quick_presets_take_less_time(base6m: Path, monkeypatch: pytest.MonkeyPa
     slow, quick = ahead(base6m), ahead(base6m, surveyed=False, trellis=False)
     assert quick.seconds < slow.seconds
     assert quick.disk_bytes <= slow.disk_bytes
+
+
+def test_looking_for_zeros_takes_more(base6m: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_coding_seconds", lambda: 1e-5)
+    monkeypatch.setattr(module, "flops_per_second", lambda: 1e11)
+    asked = [(None, False), (Search(), False), (Search(14), False), (Search(14), True)]
+    none, once, tried, refined = (ahead(base6m, search=s, refined=r) for s, r in asked)
+    assert none.seconds < once.seconds < tried.seconds < refined.seconds
+    without, beside = (ahead(base6m, search=s, surveyed=False) for s in (None, Search()))
+    assert without.added_bytes < beside.added_bytes
+
+
+def test_what_is_looked_for_follows_from_the_goal(base6m: Path) -> None:
+    parts = design.matrices(models.open(base6m))
+
+    def searches(preset: str | None, demands: Demands) -> Search | None:
+        return Goal.stated(preset, None, None, None, 0, demands).searches(parts)
+
+    half, pairs = Demands(sparsity=0.5), Demands(pattern="2:4")
+    assert searches(None, Demands()) is None
+    assert searches("sparsegpt", half) is None  # a sweep, not a search
+    assert searches("slim", pairs) == Search(0)
+    assert searches(None, pairs) == Search(2)
+    assert searches(None, half) == Search(len(half.menu((256, 256))))
 
 
 def test_it_is_said_in_one_line() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sprue.weights import factor
-from sprue.weights.factor import inverse_factor, ridge_of
+from sprue.weights.factor import inverse, inverse_factor, ridge_of
 
 
 def _moment(width: int, tokens: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -111,3 +111,21 @@ def test_the_input_is_untouched() -> None:
     before = H.clone()
     inverse_factor(H, 0.1)
     assert torch.equal(H, before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 600])
+def test_the_inverse_takes_the_place_of_the_matrix(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    X = torch.randn(2 * n, n, generator=generator)
+    A = X.T @ X / len(X) + 0.1 * torch.eye(n)
+    A = (A + A.T) / 2
+    expected = torch.linalg.inv(A.to(torch.float64))
+    found = inverse(A)
+    assert found.data_ptr() == A.data_ptr()
+    assert torch.equal(found, found.T)
+    torch.testing.assert_close(found.to(torch.float64), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_has_no_inverse_is_refused() -> None:
+    with pytest.raises(ValueError, match="positive definite"):
+        inverse(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))

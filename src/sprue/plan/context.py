@@ -35,7 +35,7 @@ TOKENS = 256  # of a window, at most
 _WINDOWS = (2, 8)
 _RUNS = 200  # windows times matrices, about
 _STATE_BITS = 9  # of trellises here: a quick code errs in the same directions as a good one
-_MASK_STEPS = 2  # the same of masks
+MASK_STEPS = 2  # the same of masks
 _LEAST = 0.05  # a factor below it is noise
 _STAGE = "context"
 
@@ -184,7 +184,7 @@ def shrunk(factors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _quick(choice: Choice) -> Choice:
-    return replace(choice, state_bits=_STATE_BITS, mask_steps=_MASK_STEPS)
+    return replace(choice, state_bits=_STATE_BITS, mask_steps=MASK_STEPS)
 
 
 @torch.no_grad()

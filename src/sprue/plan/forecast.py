@@ -19,14 +19,40 @@ from sprue.models import Source
 from sprue.plan import context as compressed
 from sprue.plan.design import Matrices
 from sprue.plan.room import RESIDENT, batch_of
+from sprue.plan.survey import QUICK
+from sprue.weights import sparse, zeros
 from sprue.weights.choice import Choice
 from sprue.weights.decompose import decompose
 from sprue.weights.factor import WIDE
 
 _PASSES = 9  # forward passes of a block: survey 4, statistics about 3 and a half, advancing 2
 _COPIES = 5  # of the largest matrix, float32, while it is packed
+_SEARCHED = 11  # the same where a mask is looked for
 _BUFFERS = 128 << 20  # what the libraries take once they compute
 _LOGITS, _LABELS = 8 << 20, 32  # logits at once while labels are drawn, bytes for each of them
+
+
+@dataclass(frozen=True)
+class Search:
+    """Zeros that are found together with what stays, in every linear.
+
+    Attributes:
+        choices: of zeros that the survey tries on each.
+    """
+
+    choices: int = 0
+
+    def flops(self, shape: Sequence[int], refined: bool) -> float:
+        """Of all that is looked for in a matrix (out, in)."""
+        out, width = shape
+        total = zeros.flops(out, width, Choice().mask_steps)
+        if self.choices:
+            rows = len(range(0, out, max(1, out // sparse.FEW)))
+            # half of the choices have factors beside them, and inverses of their own
+            total += 2 * zeros.flops(rows * self.choices // 2, width, QUICK)
+        if refined:
+            total += zeros.flops(out, width, compressed.MASK_STEPS)
+        return total
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,7 @@ def forecast(
     surveyed: bool,
     trellis: bool,
     refined: bool = False,
+    search: Search | None = None,
 ) -> Forecast:
     """What compressing `source` will take.
 
@@ -102,6 +129,7 @@ def forecast(
         surveyed: whether the model is surveyed first.
         trellis: whether matrices are coded on the trellis, which takes longest.
         refined: whether damage is measured in the compressed context too.
+        search: zeros that are looked for; None: none.
     """
     windows, context = ids
     width = int(source.config.hidden_size)
@@ -113,9 +141,10 @@ def forecast(
     batch = (
         4 * batch_of(context) * context * (6 * width + 4 * max(s[0] for s in m.linears.values()))
     )
-    # H, C and a factor in single precision; else one in double, and its copy in single
-    statistics = (12 if widest > WIDE else 20) * widest**2
-    inside = block + statistics + 4 * _COPIES * largest
+    # H, C and a factor in single precision; else one in double, and its copy in single; with a
+    # search H, a factor, H once more, an inverse, and what makes it
+    statistics = (12 if widest > WIDE and search is None else 20) * widest**2
+    inside = block + statistics + 4 * (_SEARCHED if search else _COPIES) * largest
     logits = min(windows * context * max(s[0] for s in m.outer.values()), _LOGITS)
     labels = outer + _LABELS * logits if surveyed else 0
     added = max(inside, 2 * outer, labels) + batch + 3 * min(activations, RESIDENT) + _BUFFERS
@@ -128,6 +157,9 @@ def forecast(
     kept += 4 * activations  # two streams saved, while the state saved before is still there
     again = extra * len(m.linears) // 2 if refined else 0  # each runs through the blocks after it
     seconds = _seconds(m, windows * context, again, trellis)
+    if search is not None:
+        found = sum(search.flops(shape, refined) for shape in m.linears.values())
+        seconds += found / flops_per_second()
     now = psutil.Process().memory_info().rss
     return Forecast(now + added, added, result + kept, seconds)
 

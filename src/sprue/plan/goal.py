@@ -11,6 +11,7 @@ from sprue.plan import budget, design, presets
 from sprue.plan import recipe as recipes
 from sprue.plan.demands import NONE, Demands
 from sprue.plan.design import BEST, Matrices
+from sprue.plan.forecast import Search
 from sprue.plan.recipe import Recipe
 from sprue.plan.survey import Survey
 
@@ -103,6 +104,16 @@ class Goal:
         if self.recipe is None:
             return self.preset in (BEST, "caldera", "slim")
         return any(choice.grid == "trellis" for choice in self.recipe.tensors.values())
+
+    def searches(self, m: Matrices) -> Search | None:
+        """Where masks and what stays are found together; None: nowhere."""
+        if self.recipe is not None:
+            some = any(c.pattern and c.zeros == "joint" for c in self.recipe.tensors.values())
+            return Search() if some else None
+        if not self.demands or self.preset not in _MEASURED:
+            return None
+        first = next(iter(m.linears.values()))
+        return Search(len(self.demands.menu(first)) if self.preset == BEST else 0)
 
     def limit(self, original: int) -> int | None:
         """Bytes that all tensors may take; None: not stated.

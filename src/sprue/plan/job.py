@@ -77,7 +77,8 @@ class Job:
         result = self.limit or self.source.nbytes
         goal = self.goal
         return forecast(
-            self.source, self.parts, ids.shape, result, goal.measures, goal.trellis, goal.refines
+            *(self.source, self.parts, ids.shape, result),
+            *(goal.measures, goal.trellis, goal.refines, goal.searches(self.parts)),
         )
 
     @property

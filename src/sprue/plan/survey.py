@@ -24,7 +24,7 @@ from sprue.plan.surveyed import Looks, Saved
 from sprue.weights.choice import Choice
 from sprue.weights.outlook import Outlook, outlook, with_zeros
 
-_QUICK = 3  # steps towards a mask: half as many as are taken later, and damage is 7% too high
+QUICK = 3  # steps towards a mask: half as many as are taken later, and damage is 7% too high
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _block(
             plain = _outlook(stream, name, H, found.rows[name])
             menu = demands.menu(plain.shape) if demands else []
             with blamed(name):
-                tried = [replace(choice, mask_steps=_QUICK) for choice in menu]
+                tried = [replace(choice, mask_steps=QUICK) for choice in menu]
                 more = with_zeros(stream.source.weight(name), H, found.rows[name], tried, seed)
             outlooks[name] = plain, more
     return outlooks

@@ -21,6 +21,7 @@ WIDE = 4096
 # the sum indefinite. More is never a matter of rounding.
 _EXTRA = (0.0, 1e-4, 1e-3, 1e-2)
 _PIECE = 1 << 20  # elements moved at once
+_BLOCK = 256  # rows mirrored at once
 
 
 def finite(x: Tensor) -> bool:
@@ -63,6 +64,27 @@ def inverse_factor(H: Tensor, ridge: float | F64) -> Factor:
         "the second moment of the inputs is not positive semidefinite: expected the mean of x x^T "
         "over inputs x, which always is"
     )
+
+
+def inverse(A: Tensor) -> Tensor:
+    """A^-1 of A [n, n], float32, symmetric positive definite; A is overwritten and becomes it.
+
+    Raises:
+        ValueError: A is not positive definite.
+    """
+    # LAPACK reads columns first: what is its lower triangle is the upper one here
+    columns = A.numpy().T
+    L, failed = lapack.spotrf(columns, lower=1, clean=0, overwrite_a=1)
+    if not failed:
+        _, failed = lapack.spotri(L, lower=1, overwrite_c=1)
+    if failed:
+        raise ValueError("expected a positive definite matrix to invert")
+    for a in range(0, len(A), _BLOCK):
+        b = a + _BLOCK
+        A[a:b, :a] = A[:a, a:b].T
+        upper = A[a:b, a:b].triu()
+        A[a:b, a:b] = upper + upper.triu(1).T
+    return A
 
 
 def _factor(

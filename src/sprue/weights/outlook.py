@@ -14,7 +14,7 @@ from sprue.weights import coding, rates
 from sprue.weights.choice import Choice
 from sprue.weights.factor import inverse_factor, ridge_of
 from sprue.weights.grids import trellis
-from sprue.weights.problem import Problem, normalized, single
+from sprue.weights.problem import Problem, normalized
 from sprue.weights.sparse import pruned_samples
 
 
@@ -81,10 +81,9 @@ def with_zeros(
         return []
     W = W.to(torch.float32)
     problem = Problem(*(W, H, normalized(len(W), importance), ridge_of(H, menu[0].damping)))
-    U = single(inverse_factor(H, problem.ridge))
     mean = float(importance.to(torch.float64).mean())
     found = []
-    for part in pruned_samples(problem, U, menu, seed):
+    for part in pruned_samples(problem, menu, seed):
         steps = np.exp2(2 * part.row / trellis.ROW_OCTAVE) * part.importance
         found.append(
             Outlook(

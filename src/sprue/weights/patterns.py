@@ -28,6 +28,7 @@ from sprue.weights import bitpack
 UNSTRUCTURED = "unstructured"
 _FORM = re.compile(r"([1-9][0-9]{0,3})([:x])([1-9][0-9]{0,3})")
 _MOST_GROUP = 16  # of M for which combinations are numbered
+_PIECE = 1 << 20  # weights whose groups are compared at once
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,12 @@ def _of_groups(score: Tensor, keep: int, group: int) -> Tensor:
     out, width = score.shape
     whole = width // group * group
     mask = torch.empty(out, width, dtype=torch.bool, device=score.device)
-    mask[:, :whole] = _best(score[:, :whole].reshape(-1, group), keep).view(out, whole)
-    if whole < width:
-        mask[:, whole:] = _best(score[:, whole:], _tail(width - whole, keep, group))
+    rows = max(1, _PIECE // max(1, width))
+    for part, chosen in zip(torch.split(score, rows), torch.split(mask, rows), strict=True):
+        best = _best(part[:, :whole].reshape(-1, group), keep)
+        chosen[:, :whole] = best.view(len(part), whole)
+        if whole < width:
+            chosen[:, whole:] = _best(part[:, whole:], _tail(width - whole, keep, group))
     return mask
 
 

@@ -35,7 +35,7 @@ from sprue.weights.problem import Problem, energy_of, single
 
 _BESIDE_ZEROS = 4  # bits of factors beside a mask, where none are stated
 _LEAST_CODE = 0.25  # bits of a weight that is not zero, below which there is nothing to predict
-_FEW = 256  # rows, at least, that zeros beside ranks are compared on
+FEW = 256  # rows, at least, that zeros beside ranks are compared on
 
 
 def with_zeros(
@@ -43,14 +43,18 @@ def with_zeros(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The mask and the low-rank part, then the grid for what stays, then L once more."""
     pattern, bits = patterns.parse(choice.pattern or ""), choice.factor_bits or 8
-    U = inverse_factor(p.H, p.ridge) if choice.feedback or choice.rank != 0 else np.eye(1)
+    swept = choice.zeros == "sweep" and choice.feedback
+    U = single(inverse_factor(p.H, p.ridge)) if swept or choice.rank != 0 else torch.eye(1)
     costs = _costs_of(p, choice, pattern) if choice.grid == "trellis" else None
-    L, R, bits = _beside_zeros(p, single(U), costs, choice, seed)
-    if choice.zeros == "sweep" and choice.feedback:
+    L, R, bits = _beside_zeros(p, U, costs, choice, seed)
+    if swept:
         q = replace(p, W=p.W - as_stored(L, R, bits)) if len(R) else p
-        meta, tensors = _swept(q, single(U), choice, pattern, dtype)
+        meta, tensors = _swept(q, U, choice, pattern, dtype)
     else:
-        pruned, L, R = _pruned(p, single(U), choice, pattern, (L, R, bits), seed)
+        if not len(R):
+            U = torch.eye(1)  # as large as H, and of no more use
+        pruned, L, R = _pruned(p, U, choice, pattern, (L, R, bits), seed)
+        del U
         q = replace(p, W=pruned.V, mask=pruned.mask)
         if costs is not None:
             budget = choice.bits - factors_bits(p.W.shape, len(R), bits)
@@ -200,25 +204,32 @@ class Sample:
     times: float
 
 
-def pruned_samples(p: Problem, U: Tensor, menu: Sequence[Choice], seed: int) -> list[Sample]:
+def pruned_samples(p: Problem, menu: Sequence[Choice], seed: int) -> list[Sample]:
     """What zeros do beside factors of the stated ranks, found on some of the rows.
 
     Args:
         p: the whole matrix.
-        U: float32 [in, in], its feedback factor.
         menu: patterns, sparsities, ranks and bits of the factors.
         seed: of the sketch.
     """
     # a factorization each: between quarters of zeros, costs hardly differ
     near = {kept: costs_at(p, kept) for kept in {_quarter(p, choice) for choice in menu}}
     found: dict[Choice, Sample] = {}
-    for (rank, width), alike in _alike(menu).items():  # one sketch, and what H decides, once
-        L, R = torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1])
-        if rank:
-            L, R = sketch(p, U, min(rank, *p.W.shape), seed)
+    groups = _alike(menu)
+    factors = _sketches(p, {rank for rank, _ in groups}, seed)
+    for (rank, width), alike in groups.items():  # one sketch, and what H decides, once
         costs = [near[_quarter(p, choice)] for choice in alike]
-        found |= zip(alike, _samples(p, costs, alike, (L, R, width)), strict=True)
+        found |= zip(alike, _samples(p, costs, alike, (*factors[rank], width)), strict=True)
     return [found[choice] for choice in menu]
+
+
+def _sketches(p: Problem, ranks: set[int], seed: int) -> dict[int, tuple[Tensor, Tensor]]:
+    """The factors (L, R) of each rank."""
+    found = {0: (torch.zeros(len(p.W), 0), torch.zeros(0, p.W.shape[1]))}
+    if any(ranks):
+        U = single(inverse_factor(p.H, p.ridge))
+        found |= {r: sketch(p, U, min(r, *p.W.shape), seed) for r in sorted(ranks) if r}
+    return found
 
 
 def _alike(menu: Sequence[Choice]) -> dict[tuple[int, int], list[Choice]]:
@@ -238,7 +249,7 @@ def _samples(
 ) -> list[Sample]:
     """For each of the choices, which differ in their zeros alone, with what errors cost beside."""
     L, R, width = beside
-    some = slice(None, None, max(1, len(p.W) // _FEW))
+    some = slice(None, None, max(1, len(p.W) // FEW))
     W, g = p.W[some] - as_stored(L[some], R, width), p.importance[some]
     seen = replace(p, W=W, importance=g)
     tasks = [_task(seen, patterns.parse(c.pattern or ""), c.sparsity) for c in menu]

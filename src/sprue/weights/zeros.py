@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sprue.weights import patterns
+from sprue.weights.factor import inverse
 from sprue.weights.patterns import Pattern
 
 # The pull towards the masked weights, over H with a diagonal of 1, in each stage. A weak one lets
@@ -124,6 +125,13 @@ def each(tasks: Sequence[Task], steps: int) -> list[Pruned]:
     return [Pruned(state.Z / scale, state.mask) for state in states]
 
 
+def flops(rows: int, width: int, steps: int) -> float:
+    """Floating-point operations of `jointly` for so many rows, without low-rank parts."""
+    stages = len(_PULLS)
+    products = stages * (1 + steps) + 1 + steps
+    return 2.0 * width**2 * (stages * width + products * rows)
+
+
 @dataclass
 class _State:
     Z: Tensor
@@ -134,7 +142,7 @@ class _State:
 def _even(task: Task) -> tuple[Tensor, Tensor]:
     """(H in coordinates in which its diagonal is 1, what takes weights there)."""
     scale = (task.H.diagonal() + task.ridge).sqrt()
-    H = task.H / scale / scale[:, None]
+    H = (task.H / scale).div_(scale[:, None])
     H.diagonal().fill_(1.0)
     return H, scale
 
@@ -183,7 +191,7 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
 def _inverse(H: Tensor, pull: float) -> Tensor:
     A = H.clone()
     A.diagonal().add_(pull)
-    return torch.cholesky_inverse(torch.linalg.cholesky(A))
+    return inverse(A)
 
 
 def _aim(task: Task, beside: Tensor | None, scale: Tensor) -> Tensor:
@@ -192,5 +200,5 @@ def _aim(task: Task, beside: Tensor | None, scale: Tensor) -> Tensor:
 
 
 def _mask(task: Task, X: Tensor) -> Tensor:
-    score = X.square() * task.importance[:, None]
+    score = X.square().mul_(task.importance[:, None])
     return patterns.select(score, task.pattern, task.sparsity)
