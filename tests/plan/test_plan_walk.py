@@ -161,6 +161,31 @@ def test_what_is_pruned_is_aimed_too(
     assert aimed < plain
 
 
+def test_scores_without_repair_are_those_of_the_whole_block(
+    surveyed: Any, walked: Any, windows: Tensor, tmp_path: Path
+) -> None:
+    """Wanda's: every matrix of the first block by the inputs that the original gives it."""
+    from transformers import AutoModelForCausalLM
+
+    on = surveyed("llama")
+    choice = Choice("raw", pattern="2:4", feedback=False)
+    recipe = Recipe(dict.fromkeys(on.parts.linears, choice), shift=False, importance=False)
+    done = walked(on.source, windows, recipe, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(on.source.path, dtype=torch.float32).eval()
+    seen: dict[str, Tensor] = {}
+    names = [name for name in on.parts.linears if ".layers.0." in name]
+    for name in names:
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0].flatten(0, 1)})
+        )
+    logits(model, windows)
+    for name in names:
+        W = model.get_submodule(name).weight.detach()
+        score = (W.abs() * seen[name].square().mean(0).sqrt()).unflatten(1, (-1, 4))
+        best = torch.zeros_like(score).scatter_(2, score.topk(2, 2).indices, 1.0).flatten(1)
+        assert torch.equal(done.dense(name) != 0, best != 0)
+
+
 def test_what_a_recipe_does_not_name_stays(
     kind: str, surveyed: Any, walked: Any, windows: Tensor, tmp_path: Path
 ) -> None:

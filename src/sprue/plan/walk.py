@@ -162,12 +162,17 @@ class Walk:
         """Second moments of a group's input, now and against the original's."""
         pair, tap = Pair(), group.linears[0]
         prefix = self.source.family.block(i)
+        # what nothing repairs is chosen by what the block gets before any of it is cut, as in Wanda
+        # (Sun et al. 2023, section 3): scores that follow the cuts before them choose worse
+        plans = [self.recipe.tensors.get(f"{prefix}.{local}") for local in group.linears]
+        whole = done if all(c and c.pattern and not c.feedback for c in plans) else []
         for part in stream.parts(hidden):
             if original is not None:
                 with self._as_it_was(block, prefix, done):
                     stream.observe(block, i, original[part], {tap: pair.original})
                 stream.settle(original)
-            stream.observe(block, i, hidden[part], {tap: pair.now})
+            with self._as_it_was(block, prefix, whole):
+                stream.observe(block, i, hidden[part], {tap: pair.now})
             stream.settle(hidden)
         return pair.means()
 
