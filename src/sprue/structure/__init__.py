@@ -1,4 +1,4 @@
 """Parts of a model that leave together: which they are, what they are worth, how the rest adapts.
 
-Pure functions on tensors: no file, no model of `transformers`, no device choice.
+Functions on tensors and torch modules: no file, no model of `transformers`, no device choice.
 """
