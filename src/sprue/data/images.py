@@ -93,11 +93,10 @@ class Preprocess:
         image = image.convert("RGB")
         if self.size is not None and image.size != self.size[::-1]:
             image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
-        x: NDArray[np.float32] = np.asarray(image, np.float32) * np.float32(self.top / 255)
-        if self.color == "bgr":
-            x = x[:, :, ::-1]
-        x = (x - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(x.transpose(2, 0, 1))
+        pixels = np.asarray(image, np.float32) * np.float32(self.top / 255)
+        x = pixels[:, :, ::-1] if self.color == "bgr" else pixels
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return np.ascontiguousarray(((x - mean) / std).transpose(2, 0, 1), np.float32)
 
 
 @dataclass(frozen=True)
