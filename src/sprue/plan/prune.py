@@ -1,0 +1,238 @@
+"""Structured pruning under a budget of FLOPs: which units of which group leave.
+
+Every group has a curve of predicted damage over the units that have left (`structure.repair`), in
+nats for an example. At one price for a FLOP each group gives up as many units as pay; the price is
+the one at which the network, counted exactly, meets its budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprue.errors import BudgetError
+from sprue.structure.adapt import Adapter
+from sprue.structure.cut import together, without
+from sprue.structure.readings import Pull, Reading, drawn_class, read
+from sprue.structure.repair import Elimination, Reader, eliminate
+from sprue.structure.ties import Place
+from sprue.structure.units import Group, groups
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_STEPS = 100  # of the search for a price
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group that can be cut.
+
+    Attributes:
+        group: its units.
+        curve: in which order they leave, and what that costs: half of the weighted error.
+    """
+
+    group: Group
+    curve: Elimination
+
+    @property
+    def damage(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Nats for an example once 0, 1, 2 ... units have left, float64 [units]."""
+        return np.array([0.0, *self.curve.damage]) / 2
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What came of it.
+
+    Attributes:
+        model: a plain model of the class of the original.
+        flops: of its layers, as a share of the original's.
+        predicted: damage that was foreseen, nats for an example.
+        left: layer that reads a group -> (units before, units left).
+    """
+
+    model: nn.Module
+    flops: float
+    predicted: float
+    left: Mapping[str, tuple[int, int]]
+
+
+class Pruner:
+    """A network that is read once and cut to any budget.
+
+    Args:
+        model: in eval mode.
+        batches: arguments of the model, to calibrate on; the first dimension holds the examples.
+        pull: what the network's answers are (`structure.readings`).
+        seed: of the answers.
+        progress: called after every group.
+
+    Raises:
+        ValueError: a model that has no graph.
+        BudgetError: nothing can leave it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[tuple[Any, ...]],
+        pull: Pull = drawn_class,
+        seed: int = 0,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model, self._batches = model, batches
+        self._macs = macs(model, batches[0])
+        found = [g for g in groups(model, batches[0]) if g.read and _readable(model, g)]
+        if not found:
+            raise BudgetError("no unit of this model can leave: all of it is tied to its outputs")
+        readings = read(model, batches, _layers(found), pull, seed)
+        self.parts = []
+        for group in found:
+            self.parts.append(Part(group, _curve(model, group, readings)))
+            progress()
+
+    def flops(self, leaving: Sequence[int]) -> float:
+        """Of all layers with so many units gone of each part, as a share of the original's."""
+        gone: dict[Place, int] = {}
+        for part, count in zip(self.parts, leaving, strict=True):
+            for place, indices in part.group.units[0].items():
+                gone[place] = gone.get(place, 0) + count * len(indices)
+        total, left = 0.0, 0.0
+        for name, (cost, shape) in self._macs.items():
+            total += cost
+            sides = (1.0 - gone.get(Place(f"{name}.weight", d), 0) / shape[d] for d in (0, 1))
+            left += cost * prod(sides)
+        return left / total
+
+    def least(self) -> float:
+        """The share of FLOPs below which nothing goes."""
+        return self.flops([len(part.group) - 1 for part in self.parts])
+
+    def pick(self, share: float) -> list[int]:
+        """How many units of each part leave, so that this share of the FLOPs is met.
+
+        Raises:
+            BudgetError: a share that cannot be met.
+        """
+        if not 0 < share <= 1:
+            raise BudgetError(f"expected a share of FLOPs above 0 and up to 1, got {share:g}")
+        if share < self.least():
+            raise BudgetError(
+                f"{share:.1%} of the FLOPs cannot be met: the least that this model can be cut to "
+                f"is {self.least():.1%}"
+            )
+        none = [0] * len(self.parts)
+        saved = [self._saved(i) for i in range(len(self.parts))]
+        low, high = 1e-12, 1e12  # nats for all FLOPs of the original
+        for _ in range(_STEPS):
+            price = (low * high) ** 0.5
+            if self.flops(self._at(price, saved)) > share:
+                low = price
+            else:
+                high = price
+        found = self._at(high, saved)
+        return self._back(found, share) if found != none else none
+
+    def prune(self, share: float, adapt: bool = True) -> Pruned:
+        """The model at this share of its FLOPs, repaired by least squares if asked for."""
+        counts = self.pick(share)
+        chosen = [
+            (part.group, part.curve.order[:count])
+            for part, count in zip(self.parts, counts, strict=True)
+        ]
+        cut = without(self.model, together(chosen)).eval()
+        if adapt:
+            some = [g for g, units in chosen if units]
+            Adapter(self.model, cut, self._batches).run(_layers(some))
+        left = {
+            _layers([part.group])[0]: (len(part.group), len(part.group) - count)
+            for part, count in zip(self.parts, counts, strict=True)
+        }
+        lost = sum(float(p.damage[n]) for p, n in zip(self.parts, counts, strict=True))
+        return Pruned(cut, self.flops(counts), lost, left)
+
+    def _saved(self, i: int) -> float:
+        """The share of FLOPs that one unit of a part takes along, the others being whole."""
+        return 1 - self.flops([int(k == i) for k in range(len(self.parts))])
+
+    def _at(self, price: float, saved: Sequence[float]) -> list[int]:
+        return [
+            int(np.argmin(part.damage - price * s * np.arange(len(part.group))))
+            for part, s in zip(self.parts, saved, strict=True)
+        ]
+
+    def _back(self, counts: list[int], share: float) -> list[int]:
+        """Units that the last step of the price took without need stay."""
+        last = [
+            float(part.damage[n] - part.damage[n - 1]) if n else 0.0
+            for part, n in zip(self.parts, counts, strict=True)
+        ]
+        order = sorted(range(len(counts)), key=lambda i: -last[i])
+        for i in order:
+            while counts[i] and self.flops([c - (k == i) for k, c in enumerate(counts)]) <= share:
+                counts[i] -= 1
+        return counts
+
+
+@torch.no_grad()
+def macs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[float, tuple[int, int]]]:
+    """Layer -> (multiplications for an example, (outputs, inputs) of its matrix)."""
+    found: dict[str, tuple[float, tuple[int, int]]] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, _LAYERS):
+
+            def count(module: nn.Module, _: Any, output: Tensor, name: str = name) -> None:
+                weight: Any = module.weight
+                positions = output.numel() / len(weight) / len(inputs[0])
+                before = found.get(name, (0.0, (0, 0)))[0]
+                found[name] = before + positions * weight.numel(), tuple(weight.shape[:2])
+
+            hooks.append(module.register_forward_hook(count))
+    try:
+        model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _layers(some: Sequence[Group]) -> list[str]:
+    """The layers that read these groups."""
+    names = (place.name.removesuffix(".weight") for group in some for place in group.read)
+    return list(dict.fromkeys(names))
+
+
+def _readable(model: nn.Module, group: Group) -> bool:
+    """Whether all that read it are layers whose inputs can be taken apart."""
+    for place in group.read:
+        owner, _, local = place.name.rpartition(".")
+        module = model.get_submodule(owner)
+        plain = isinstance(module, nn.Linear) or (
+            isinstance(module, nn.Conv2d)
+            and module.groups == 1
+            and module.padding_mode == "zeros"
+            and not isinstance(module.padding, str)
+        )
+        if local != "weight" or place.dim != 1 or not plain:
+            return False
+    return True
+
+
+def _curve(model: nn.Module, group: Group, readings: Mapping[str, Reading]) -> Elimination:
+    readers = []
+    for place in group.read:
+        name = place.name.removesuffix(".weight")
+        weight: Any = model.get_submodule(name).weight
+        under = prod(weight.shape[2:])  # columns of an input: all places of a kernel
+        indices = torch.tensor(np.stack([unit[place] for unit in group.units]))
+        columns = (indices[:, :, None] * under + torch.arange(under)).flatten(1)
+        one = readings[name]
+        readers.append(Reader(weight.detach().flatten(1), one.H, one.importance, columns))
+    return eliminate(readers)
