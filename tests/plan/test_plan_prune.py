@@ -96,6 +96,13 @@ def test_adapting_keeps_more(net: Net, pruner: Pruner) -> None:
     assert adapted < 0.5 * plain
 
 
+def test_the_damage_is_foreseen(net: Net, pruner: Pruner) -> None:
+    """Within a factor of three, though a mean over positions adds up errors of one sign."""
+    done = pruner.prune(0.6)
+    assert 1 / 3 < divergence(net, done.model) / done.predicted < 3
+    assert any(part.sensitivity > 1.5 for part in pruner.parts)
+
+
 def test_fewer_flops_cost_more(pruner: Pruner) -> None:
     done = [pruner.prune(share, adapt=False).predicted for share in (1.0, 0.8, 0.6, 0.4)]
     assert done[0] == 0

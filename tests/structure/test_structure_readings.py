@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sprue.structure.readings import columns_of, drawn_vector, read, rows_of
+from sprue.structure.readings import VECTORS, columns_of, read, rows_of
 
 SEED = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(64, 3, 6, 6, generator=SEED)
@@ -73,7 +73,7 @@ def test_importances_foresee_the_divergence(name: str, net: Net) -> None:
 
 
 def test_vectors_have_importances_too(net: Net) -> None:
-    found = read(net, [(IMAGES,)] * 30, ["head"], drawn_vector)["head"]
+    found = read(net, [(IMAGES,)] * 30, ["head"], VECTORS)["head"]
     torch.testing.assert_close(
         found.importance, torch.ones(4, dtype=torch.float64), atol=0.1, rtol=0
     )

@@ -7,8 +7,9 @@ the one at which the network, counted exactly, meets its budget.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -19,13 +20,16 @@ from torch import Tensor, nn
 from sprue.errors import BudgetError
 from sprue.structure.adapt import Adapter
 from sprue.structure.cut import together, without
-from sprue.structure.readings import Pull, Reading, drawn_class, read
-from sprue.structure.repair import Elimination, Reader, eliminate
+from sprue.structure.readings import CLASSES, Answers, Reading, first, read
+from sprue.structure.repair import Elimination, Reader, eliminate, refitted
 from sprue.structure.ties import Place
 from sprue.structure.units import Group, groups
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _STEPS = 100  # of the search for a price
+_TRIED = 0.4  # of a group, gone while its damage is measured
+_MEASURED = 4  # batches that it is measured on
+_BELIEVED = 1e-2, 1e3  # sensitivities beyond these are noise
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,17 @@ class Part:
     Attributes:
         group: its units.
         curve: in which order they leave, and what that costs: half of the weighted error.
+        sensitivity: measured damage over the predicted.
     """
 
     group: Group
     curve: Elimination
+    sensitivity: float = 1.0
 
     @property
     def damage(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Nats for an example once 0, 1, 2 ... units have left, float64 [units]."""
-        return np.array([0.0, *self.curve.damage]) / 2
+        return self.sensitivity / 2 * np.array([0.0, *self.curve.damage])
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Pruner:
     Args:
         model: in eval mode.
         batches: arguments of the model, to calibrate on; the first dimension holds the examples.
-        pull: what the network's answers are (`structure.readings`).
+        answers: what the network's outputs mean.
         seed: of the answers.
         progress: called after every group.
 
@@ -82,20 +88,39 @@ class Pruner:
         self,
         model: nn.Module,
         batches: Sequence[tuple[Any, ...]],
-        pull: Pull = drawn_class,
+        answers: Answers = CLASSES,
         seed: int = 0,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
-        self.model, self._batches = model, batches
+        self.model, self._batches, self._answers = model, batches, answers
         self._macs = macs(model, batches[0])
         found = [g for g in groups(model, batches[0]) if g.read and _readable(model, g)]
         if not found:
             raise BudgetError("no unit of this model can leave: all of it is tied to its outputs")
-        readings = read(model, batches, _layers(found), pull, seed)
+        readings = read(model, batches, _layers(found), answers, seed)
+        self._outputs = self._answered(model)
         self.parts = []
         for group in found:
-            self.parts.append(Part(group, _curve(model, group, readings)))
+            part = Part(group, _curve(model, group, readings))
+            self.parts.append(replace(part, sensitivity=self._sensitivity(part, readings)))
             progress()
+
+    @torch.no_grad()
+    def _answered(self, model: nn.Module) -> list[Tensor]:
+        return [first(model(*batch)) for batch in self._batches[:_MEASURED]]
+
+    def _sensitivity(self, part: Part, readings: Mapping[str, Reading]) -> float:
+        """A part of the units gone and made up for: what that does over what was predicted.
+
+        Errors of one channel have one sign over the positions of an example, which a mean over
+        them adds up: predictions take them to be independent, and can be ten times too low.
+        """
+        count = max(1, round(_TRIED * len(part.group)))
+        predicted = float(part.damage[count])
+        other = _made_up(self.model, part, count, readings)
+        pairs = zip(self._outputs, self._answered(other), strict=True)
+        measured = np.mean([self._answers.apart(a, b) for a, b in pairs])
+        return float(np.clip(measured / max(predicted, 1e-12), *_BELIEVED))
 
     def flops(self, leaving: Sequence[int]) -> float:
         """Of all layers with so many units gone of each part, as a share of the original's."""
@@ -181,6 +206,26 @@ class Pruner:
 
 
 @torch.no_grad()
+def _made_up(
+    model: nn.Module, part: Part, count: int, readings: Mapping[str, Reading]
+) -> nn.Module:
+    """A copy that does not read the first units to leave, and makes up for them."""
+    other = copy.deepcopy(model)
+    for place in part.group.read:
+        name = place.name.removesuffix(".weight")
+        weight: Any = other.get_submodule(name).weight
+        columns = _columns(part.group, place, weight)
+        gone = columns[list(part.curve.order[:count])].flatten()
+        keep = torch.ones(weight.flatten(1).shape[1], dtype=torch.bool)
+        keep[gone] = False
+        stay = keep.nonzero()[:, 0]
+        V = torch.zeros_like(weight.flatten(1))
+        V[:, stay] = refitted(weight.flatten(1), readings[name].H, stay)
+        weight.copy_(V.view_as(weight))
+    return other
+
+
+@torch.no_grad()
 def macs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[float, tuple[int, int]]]:
     """Layer -> (multiplications for an example, (outputs, inputs) of its matrix)."""
     found: dict[str, tuple[float, tuple[int, int]]] = {}
@@ -230,9 +275,14 @@ def _curve(model: nn.Module, group: Group, readings: Mapping[str, Reading]) -> E
     for place in group.read:
         name = place.name.removesuffix(".weight")
         weight: Any = model.get_submodule(name).weight
-        under = prod(weight.shape[2:])  # columns of an input: all places of a kernel
-        indices = torch.tensor(np.stack([unit[place] for unit in group.units]))
-        columns = (indices[:, :, None] * under + torch.arange(under)).flatten(1)
+        columns = _columns(group, place, weight)
         one = readings[name]
         readers.append(Reader(weight.detach().flatten(1), one.H, one.importance, columns))
     return eliminate(readers)
+
+
+def _columns(group: Group, place: Place, weight: Tensor) -> Tensor:
+    """The columns in which a layer reads each unit, int64 [units, k]: all places of a kernel."""
+    under = prod(weight.shape[2:])
+    indices = torch.tensor(np.stack([unit[place] for unit in group.units]))
+    return (indices[:, :, None] * under + torch.arange(under)).flatten(1)

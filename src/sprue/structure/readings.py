@@ -22,6 +22,20 @@ Pull = Callable[[Any, torch.Generator], Tensor]  # outputs -> minus a log likeli
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What the outputs of a network mean.
+
+    Attributes:
+        pull: minus the log likelihood of an answer that is drawn, summed over examples; its squared
+            gradient is the Fisher information.
+        apart: (outputs, others) -> the divergence of the answers, nats for an example.
+    """
+
+    pull: Pull
+    apart: Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
 class Reading:
     """Of one layer.
 
@@ -46,11 +60,26 @@ def drawn_vector(outputs: Tensor, generator: torch.Generator) -> Tensor:
     return (outputs * noise).sum()
 
 
+def classes_apart(logits: Tensor, others: Tensor) -> float:
+    """KL of the second from the first, mean over examples."""
+    p, q = logits.log_softmax(-1), others.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1, dtype=torch.float64).mean())
+
+
+def vectors_apart(outputs: Tensor, others: Tensor) -> float:
+    """The same of normal ones of unit variance around each."""
+    return float((outputs - others).double().square().sum() / 2 / len(outputs))
+
+
+CLASSES = Answers(drawn_class, classes_apart)
+VECTORS = Answers(drawn_vector, vectors_apart)
+
+
 def read(
     model: nn.Module,
     batches: Iterable[tuple[Any, ...]],
     names: Sequence[str],
-    pull: Pull = drawn_class,
+    answers: Answers = CLASSES,
     seed: int = 0,
 ) -> dict[str, Reading]:
     """Readings of the named layers (Linear, or convolutions with groups of 1).
@@ -59,7 +88,7 @@ def read(
         model: in eval mode; its parameters get no gradients.
         batches: arguments of the model, the first dimension of each the examples.
         names: of layers.
-        pull: what the answers are.
+        answers: what the outputs mean.
         seed: of the answers.
 
     Raises:
@@ -72,7 +101,7 @@ def read(
         for batch in batches:
             # a gradient flows from the inputs, or from the embeddings of what has none
             entered = [a.detach().requires_grad_(a.is_floating_point()) for a in batch]
-            pull(_first(model(*entered)), generator).backward()  # type: ignore[no-untyped-call]
+            answers.pull(first(model(*entered)), generator).backward()  # type: ignore[no-untyped-call]
             examples += len(batch[0])
     model.zero_grad(set_to_none=True)
     if not examples:
@@ -145,7 +174,7 @@ def _watched(model: nn.Module, sums: dict[str, _Sums]) -> Iterator[None]:
             hook.remove()
 
 
-def _first(outputs: Any) -> Tensor:
+def first(outputs: Any) -> Tensor:
     """The tensor that a network's answer is read off."""
     if isinstance(outputs, Tensor):
         return outputs
