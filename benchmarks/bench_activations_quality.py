@@ -25,7 +25,8 @@ import common  # isort: skip  # before torch, which then takes one thread
 import torch
 from torch import Tensor
 
-from sprue import data, models
+import bench_quality
+from sprue import models
 from sprue.models import Source, Stream, Writer, thresholded
 from sprue.models.fisher import fisher
 from sprue.plan import calibration, zeros, zeros_artifact
@@ -34,7 +35,7 @@ from sprue.plan.zeros_walk import ZerosWalk
 from sprue.proof import load, quality
 from sprue.weights import threshold
 
-WINDOWS, CONTEXT, SEED, EVALUATED, CHARACTERS = 64, 256, 0, 20, 400_000
+WINDOWS, CONTEXT, SEED, EVALUATED = 64, 256, 0, 20
 TARGETS = (0.25, 0.4, 0.5, 0.6, 0.7)
 SEARCHED, STEP, MOST = 2, 0.01, 0.95  # windows, step and largest share of the greedy search
 
@@ -165,21 +166,6 @@ class Remembered:
         return SimpleNamespace(logits=self._known[key])
 
 
-def evaluation() -> dict[str, Tensor]:
-    """[20, 256] windows of each test text."""
-    tokenizer = load.tokenizer(common.BASE, common.BASE)
-    return {
-        text: data.windows(
-            tokenizer,
-            data.read([common.ASSETS / f"text/{text}/test.txt"], characters=CHARACTERS),
-            CONTEXT,
-            EVALUATED,
-            SEED,
-        )
-        for text in common.TEXTS
-    }
-
-
 def measure(point: Point, maker: Maker, original: Remembered, ids: Mapping[str, Tensor]) -> Any:
     """Write the artifact, load it, compare."""
     shares = maker.shares(point)
@@ -227,7 +213,7 @@ def main() -> None:
     source = models.open(common.BASE)
     train = [common.ASSETS / f"text/{text}/train.txt" for text in common.TEXTS]
     maker = Maker(source, calibration.read(source, train, WINDOWS, CONTEXT, SEED).ids)
-    original, ids = Remembered(load.model(common.BASE, "cpu")), evaluation()
+    original, ids = Remembered(load.model(common.BASE, "cpu")), bench_quality.windows(EVALUATED)
     chosen = {p.name: p for p in points() if args.only is None or p.name in args.only}
     for point in (chosen[name] for name in args.only or chosen):
         name = f"activations/quality/{point.name}"

@@ -69,15 +69,15 @@ def points() -> list[Point]:
     ]
 
 
-def windows() -> dict[str, Tensor]:
-    """The text that all peers were measured on, [40, 256] for each kind."""
+def windows(count: int = EVALUATED) -> dict[str, Tensor]:
+    """The text that all peers were measured on, [count, 256] for each kind."""
     tokenizer = load.tokenizer(common.BASE, common.BASE)
     return {
         text: data.windows(
             tokenizer,
             data.read([common.ASSETS / f"text/{text}/test.txt"], characters=CHARACTERS),
             CONTEXT,
-            EVALUATED,
+            count,
             SEED,
         )
         for text in common.TEXTS

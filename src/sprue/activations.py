@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -160,7 +159,7 @@ def _curves(
         for _ in range(_STEPS * source.blocks):
             advance()
         return {name: [Level(*row) for row in rows] for name, rows in saved.items()}
-    some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _MEASURED)).long()]
+    some = calibration.spaced(ids, _MEASURED)
     stream = Stream(source, some, batch_of(ids.shape[1]), device, resident=RESIDENT)
     curves = measure(stream, seed, progress=advance)
     checkpoint.note({name: [astuple(level) for level in row] for name, row in curves.items()})

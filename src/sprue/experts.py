@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sprue import __version__, models
+from sprue import models
 from sprue.errors import InputError
 from sprue.models import Source, Writer
 from sprue.plan import calibration, outcome, split, student
 from sprue.plan import drop as dropping
-from sprue.plan.checkpoint import interruptible
+from sprue.plan.checkpoint import interruptible, key_for
 from sprue.plan.convert import Conversion, Layer
 from sprue.plan.distill import Distillation, Schedule
 from sprue.plan.drop import Dropped, Measuring
@@ -269,8 +267,8 @@ def _texts(
         return _Texts(found, found.ids[:0], found.ids[:0])
     every = calibration.read(source, paths, _ALL, context, seed)
     learned, held = _split_windows(every.ids)
-    some = torch.linspace(0, len(learned) - 1, min(windows, len(learned))).long()
-    return _Texts(replace(every, ids=learned[some]), learned, held)
+    some = calibration.spaced(learned, windows)
+    return _Texts(replace(every, ids=some), learned, held)
 
 
 def _converted(
@@ -353,19 +351,9 @@ def _check_report(report: str | Path | None) -> None:
 def _key(
     source: Source, asked: Mapping[str, Any], texts: calibration.Calibration, device: str
 ) -> str:
-    """A name for everything that decides the bytes of a result, sha256 hex."""
-    parts = {
-        "command": "experts",
-        "versions": [__version__, torch.__version__],
-        "source": source.fingerprint(),
-        "config": source.raw,
-        "asked": asked,
-        "ids": hashlib.sha256(texts.ids.contiguous().numpy().tobytes()).hexdigest(),
-        "data": texts.as_dict(),
-        "device": torch.device(device).type,
-        "threads": torch.get_num_threads(),  # they decide the last digits of sums
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    """A name for everything that decides the bytes of a result."""
+    told = {"command": "experts", "asked": dict(asked), "data": texts.as_dict()}
+    return key_for(source, told, texts.ids, device)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sprue import data, demo
@@ -109,3 +110,8 @@ def _embedded() -> tuple[Path, ...]:
         stacklevel=2,
     )
     return tuple(demo.calibration_files())
+
+
+def spaced(rows: Tensor, most: int) -> Tensor:
+    """At most so many of `rows` [rows, ...], evenly spaced, so that every text takes part."""
+    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), most)).long()]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sprue.models import Source, Stream, Writer, get_weight
+from sprue.plan.calibration import spaced
 from sprue.plan.keeping import INTERVAL
 from sprue.plan.room import RESIDENT, batch_of, tidy
 from sprue.plan.split import Split, feed_forward
@@ -208,7 +209,7 @@ def _bias(module: nn.Module, name: str) -> Tensor | None:
 def _sample(x: Tensor, neurons: int) -> Tensor:
     """Evenly spaced rows, as many as may be in memory with all their neurons."""
     most = max(1, min(_ENOUGH, SAMPLE // (4 * neurons)))
-    return x[torch.linspace(0, len(x) - 1, min(len(x), most)).long()]
+    return spaced(x, most)
 
 
 def grouped(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sprue import models
@@ -141,7 +140,7 @@ class Job:
         if not goal.refines:
             return found
         first = goal.plan(self.parts, self.limit, found)
-        some = _spaced(ids, context.windows_for(len(self.parts.linears)))
+        some = calibration.spaced(ids, context.windows_for(len(self.parts.linears)))
         short = self._stream(some[:, : context.TOKENS])
         measured = context.Context(short, found, first, advance, keeping).sensitivities()
         return replace(found, sensitivity=measured)
@@ -172,8 +171,4 @@ class Job:
 
 def surveyed(ids: Tensor) -> Tensor:
     """The windows that a survey runs: evenly spaced, so that every text takes part."""
-    return _spaced(ids, _SURVEYED)
-
-
-def _spaced(ids: Tensor, count: int) -> Tensor:
-    return ids[torch.linspace(0, len(ids) - 1, min(len(ids), count)).long()]
+    return calibration.spaced(ids, _SURVEYED)

@@ -152,7 +152,6 @@ class Pruner:
                 f"{share:.1%} of the FLOPs cannot be met: the least that this model can be cut to "
                 f"is {self.least():.1%}"
             )
-        none = [0] * len(self.parts)
         saved = [self._saved(i) for i in range(len(self.parts))]
         low, high = 1e-12, 1e12  # nats for all FLOPs of the original
         for _ in range(_STEPS):
@@ -161,8 +160,7 @@ class Pruner:
                 low = price
             else:
                 high = price
-        found = self._at(high, saved)
-        return self._back(found, share) if found != none else none
+        return self._back(self._at(high, saved), share)
 
     def prune(self, share: float, adapt: bool = True) -> Pruned:
         """The model at this share of its FLOPs, repaired by least squares if asked for."""

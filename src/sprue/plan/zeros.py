@@ -25,6 +25,7 @@ from torch import Tensor
 from sprue.errors import BudgetError, InputError
 from sprue.models import Stream, thresholded
 from sprue.models.fisher import fisher
+from sprue.plan.calibration import spaced
 from sprue.plan.solve import solve
 from sprue.weights import threshold
 
@@ -105,7 +106,7 @@ def sample(x: Tensor, tokens: int) -> Tensor:
     """At most `tokens` rows of x [rows, in], evenly spaced, a copy on the CPU."""
     if len(x) <= tokens:
         return x.to("cpu", copy=True)
-    return x[torch.linspace(0, len(x) - 1, tokens).long()].cpu()
+    return spaced(x, tokens).cpu()
 
 
 def _curves(
@@ -200,8 +201,7 @@ def _divergences(
 
     All go through a block while it is in memory; one that has no threshold yet is the original.
     """
-    picked = torch.linspace(0, len(stream.ids) - 1, min(len(stream.ids), _WINDOWS)).long()
-    original = stream.embed()[picked]
+    original = spaced(stream.embed(), _WINDOWS)
     states: list[Tensor | None] = [None] * len(variants)
     for i in range(stream.blocks):
         block, prefix = stream.load(i), f"{stream.source.family.block(i)}."

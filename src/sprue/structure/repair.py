@@ -74,8 +74,9 @@ class _Left:
         columns = self._columns[unit]
         block = self.inverse[columns[:, None], columns]
         rows = self.inverse[columns]
-        self.W -= self.W[:, columns] @ torch.linalg.solve(block, rows)
-        self.inverse -= rows.T @ torch.linalg.solve(block, rows)
+        solved = torch.linalg.solve(block, rows)
+        self.W -= self.W[:, columns] @ solved
+        self.inverse -= rows.T @ solved
         self.W[:, columns] = 0
         self.inverse[columns] = 0
         self.inverse[:, columns] = 0
