@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from sprue.errors import BudgetError
 from sprue.structure.adapt import Adapter
 from sprue.structure.cut import together, without
-from sprue.structure.readings import CLASSES, Answers, Reading, first, read
+from sprue.structure.readings import CLASSES, Answers, Reading, first, hooked, read
 from sprue.structure.repair import Elimination, Reader, eliminate, refitted
 from sprue.structure.ties import Place
 from sprue.structure.units import Group, groups
@@ -46,7 +47,7 @@ class Part:
     curve: Elimination
     sensitivity: float = 1.0
 
-    @property
+    @cached_property
     def damage(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Nats for an example once 0, 1, 2 ... units have left, float64 [units]."""
         return self.sensitivity / 2 * np.array([0.0, *self.curve.damage])
@@ -227,22 +228,16 @@ def _made_up(
 def macs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[float, tuple[int, int]]]:
     """Layer -> (multiplications for an example, (outputs, inputs) of its matrix)."""
     found: dict[str, tuple[float, tuple[int, int]]] = {}
-    hooks = []
-    for name, module in model.named_modules():
+
+    def count(name: str, module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(module, _LAYERS):
+            weight: Any = module.weight
+            positions = output.numel() / len(weight) / len(inputs[0])
+            before = found.get(name, (0.0, (0, 0)))[0]
+            found[name] = before + positions * weight.numel(), tuple(weight.shape[:2])
 
-            def count(module: nn.Module, _: Any, output: Tensor, name: str = name) -> None:
-                weight: Any = module.weight
-                positions = output.numel() / len(weight) / len(inputs[0])
-                before = found.get(name, (0.0, (0, 0)))[0]
-                found[name] = before + positions * weight.numel(), tuple(weight.shape[:2])
-
-            hooks.append(module.register_forward_hook(count))
-    try:
+    with hooked(model, count):
         model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

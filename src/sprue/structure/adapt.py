@@ -7,15 +7,14 @@ wrong. What is added to the outputs goes into the bias, or into the mean of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sprue.structure.readings import columns_of, rows_of
+from sprue.structure.readings import columns_of, hooked, rows_of
 
 _DAMPING = 1e-3  # at least, as a share of the mean diagonal
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -96,7 +95,7 @@ class Adapter:
                 given[id(output)] = name
                 kept.append(output)
 
-        with _hooked(self.cut, ran):
+        with hooked(self.cut, ran):
             self.cut(*self.batches[0])
         return order, norms
 
@@ -132,19 +131,3 @@ class Adapter:
         finally:
             hook.remove()
         return found[0], found[1]
-
-
-@contextmanager
-def _hooked(model: nn.Module, ran: Callable[[str, nn.Module, Any, Any], None]) -> Iterator[None]:
-    hooks = []
-    for name, module in model.named_modules():
-
-        def after(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
-            ran(name, module, args, output)
-
-        hooks.append(module.register_forward_hook(after))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -128,6 +128,23 @@ def rows_of(module: nn.Module, y: Tensor) -> Tensor:
     return y.reshape(-1, y.shape[-1])
 
 
+@contextmanager
+def hooked(model: nn.Module, ran: Callable[[str, nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Within a `with`: `ran` is called with name, module, arguments and output of all that runs."""
+    hooks = []
+    for name, module in model.named_modules():
+
+        def after(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            ran(name, module, args, output)
+
+        hooks.append(module.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _padding(module: nn.Conv2d) -> tuple[int, int]:
     if isinstance(module.padding, str) or module.padding_mode != "zeros":
         raise ValueError("expected a convolution that is padded with a number of zeros")
