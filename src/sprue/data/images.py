@@ -21,6 +21,7 @@ from sprue.errors import InputError
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _COLORS = ("rgb", "bgr")
+_RESAMPLES = ("bilinear", "bicubic")
 _NOT_TOLD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -30,17 +31,22 @@ class Preprocess:
 
     Attributes:
         size: (height, width) that it is scaled to; None: it stays as it is.
+        shortest: pixels that its shorter side is scaled to first; `size` is then cut from the
+            middle. None: it is scaled to `size` as a whole.
         mean: of each channel, subtracted once values lie between 0 and `top`.
         std: of each channel, divided by.
         color: the order of the channels, "rgb" or "bgr".
         top: the value of a full channel: 1, or 255 for networks that take bytes as they are.
+        resample: how it is scaled, "bilinear" or "bicubic".
     """
 
     size: tuple[int, int] | None = None
+    shortest: int | None = None
     mean: tuple[float, float, float] = _NOT_TOLD[0]
     std: tuple[float, float, float] = _NOT_TOLD[1]
     color: str = "rgb"
     top: float = 1.0
+    resample: str = "bilinear"
 
     @classmethod
     def read(cls, path: str | Path) -> Preprocess:
@@ -84,19 +90,39 @@ class Preprocess:
         top = found.get("top", 1.0)
         if isinstance(top, bool) or not isinstance(top, int | float) or top <= 0:
             raise InputError(f"{source}: top must be a number above 0, got {top!r}")
+        if found.get("resample", "bilinear") not in _RESAMPLES:
+            raise InputError(
+                f"{source}: resample must be {' or '.join(_RESAMPLES)}, got {found['resample']!r}"
+            )
+        shortest = found.get("shortest")
+        if shortest is not None and (not isinstance(shortest, int) or shortest < 1):
+            raise InputError(f"{source}: shortest must be a number of pixels, got {shortest!r}")
+        if shortest is not None and found.get("size") is None:
+            raise InputError(f"{source}: shortest needs a size that is cut from the middle")
         return cls(**found)
 
     def array(self, image: Any) -> NDArray[np.float32]:
         """A Pillow image as the network gets it, float32 [3, height, width]."""
-        from PIL import Image
-
-        image = image.convert("RGB")
-        if self.size is not None and image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+        image = self._sized(image.convert("RGB"))
         pixels = np.asarray(image, np.float32) * np.float32(self.top / 255)
         x = pixels[:, :, ::-1] if self.color == "bgr" else pixels
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return np.ascontiguousarray(((x - mean) / std).transpose(2, 0, 1), np.float32)
+
+    def _sized(self, image: Any) -> Any:
+        from PIL import Image
+
+        way = Image.Resampling.BICUBIC if self.resample == "bicubic" else Image.Resampling.BILINEAR
+        if self.size is None:
+            return image
+        height, width = self.size
+        if self.shortest is not None:
+            scale = self.shortest / min(image.size)
+            whole = [max(self.shortest, round(side * scale)) for side in image.size]
+            image = image.resize(whole, way)
+            left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+            return image.crop((left, top, left + width, top + height))
+        return image if image.size == (width, height) else image.resize((width, height), way)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,14 @@ class Net:
             vectors [examples, width] of an encoder, whatever its decoder reads of a detector.
         task: one of TASKS.
         inputs: names of the arguments, in their order.
-        example: one example of each argument, [1, ...].
+        example: two examples of each argument, [2, ...], or one where the network takes no more.
         source: the file or folder that it came from.
+        varying: dimensions of each argument that may have other sizes: 0 the examples, 1 the tokens
+            of a text.
         classes: names in the order of the outputs, where they are known.
         preprocess: what the model's own files say of preparing an image, as `data.images.Preprocess`
             takes it; empty where they say nothing.
+        length: tokens of a text, at most; None where there is no limit, or no text.
         decoder: how a detector's output is read: "yolox", "yolov5", "yolov8" or "detr".
         config: of a Hugging Face model; None of others.
     """
@@ -43,7 +46,19 @@ class Net:
     inputs: tuple[str, ...]
     example: tuple[Tensor, ...]
     source: Path
+    varying: tuple[tuple[int, ...], ...] = ()
     classes: tuple[str, ...] | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
+    length: int | None = None
     decoder: str | None = None
     config: Any = None
+
+    @property
+    def texts(self) -> bool:
+        """Whether it reads tokens."""
+        return self.task in (TEXTS, TOKENS, ANSWERS, SENTENCES)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds; those that are shared count once."""
+        return sum(p.numel() for p in self.module.parameters())

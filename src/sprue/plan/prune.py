@@ -199,9 +199,19 @@ class Pruner:
         ]
         order = sorted(range(len(counts)), key=lambda i: -last[i])
         for i in order:
-            while counts[i] and self.flops([c - (k == i) for k, c in enumerate(counts)]) <= share:
-                counts[i] -= 1
+            counts[i] = self._fewest(counts, i, share)
         return counts
+
+    def _fewest(self, counts: Sequence[int], i: int, share: float) -> int:
+        """Units of one part that still have to leave, the others being as they are."""
+        low, high = 0, counts[i]
+        while low < high:
+            middle = (low + high) // 2
+            if self.flops([middle if k == i else c for k, c in enumerate(counts)]) <= share:
+                high = middle
+            else:
+                low = middle + 1
+        return high
 
 
 @torch.no_grad()

@@ -19,6 +19,10 @@ from torch import Tensor
 
 from sprue.weights.factor import ridge_of
 
+_ONE_BY_ONE = 256  # units of a group
+_ROUNDS = 100  # in which about two thirds of a larger group leave
+_COUPLED = 0.3  # above that, a unit's cost changes when the other leaves
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -69,22 +73,38 @@ class _Left:
         solved = torch.linalg.solve(blocks, W.permute(1, 2, 0))  # [units, k, out]
         return torch.einsum("ouk,uko,o->u", W, solved, self._g)
 
-    def leave(self, unit: int) -> None:
-        """What stays makes up for it."""
-        columns = self._columns[unit]
+    def leave(self, units: Tensor) -> float:
+        """What stays makes up for them; the weighted error that this adds."""
+        columns = self._columns[units].flatten()
         block = self.inverse[columns[:, None], columns]
         rows = self.inverse[columns]
-        solved = torch.linalg.solve(block, rows)
-        self.W -= self.W[:, columns] @ solved
+        W = self.W[:, columns]
+        solved = torch.linalg.solve(block, torch.cat((rows, W.T), 1))
+        added = torch.einsum("oc,co,o->", W, solved[:, rows.shape[1] :], self._g)
+        solved = solved[:, : rows.shape[1]]
+        self.W -= W @ solved
         self.inverse -= rows.T @ solved
         self.W[:, columns] = 0
         self.inverse[columns] = 0
         self.inverse[:, columns] = 0
         self.inverse[columns, columns] = 1
+        return float(added)
+
+    def coupled(self, unit: int, others: Tensor) -> float:
+        """How much the cost of a unit hangs on others: a correlation of the inverse, at most 1."""
+        if not len(others):
+            return 0.0
+        mine, theirs = self._columns[unit], self._columns[others].flatten()
+        scale = self.inverse.diagonal().clamp(min=1e-30).rsqrt()
+        between = self.inverse[mine[:, None], theirs] * scale[mine, None] * scale[theirs]
+        return float(between.abs().max())
 
 
 def eliminate(readers: Sequence[Reader], damping: float = 1e-4) -> Elimination:
     """The order in which units leave that all of the readers read.
+
+    They leave one by one; where there are many, several at once that hardly depend on one another.
+    Damages are exact for whichever have left, and interpolated among those that left at once.
 
     Args:
         readers: at least one; the same number of units in all.
@@ -95,16 +115,30 @@ def eliminate(readers: Sequence[Reader], damping: float = 1e-4) -> Elimination:
     gone = torch.zeros(count, dtype=torch.bool)
     order: list[int] = []
     damage: list[float] = []
-    for _ in range(count - 1):
+    while len(order) < count - 1:
         costs = torch.stack([one.costs() for one in left]).sum(0)
         costs[gone] = torch.inf
-        unit = int(costs.argmin())
-        damage.append(float(costs[unit]) + (damage[-1] if damage else 0.0))
-        order.append(unit)
-        gone[unit] = True
-        for one in left:
-            one.leave(unit)
+        at_once = 1 if count <= _ONE_BY_ONE else max(1, (count - len(order)) // _ROUNDS)
+        units = _independent(left, costs, min(at_once, count - 1 - len(order)))
+        before = damage[-1] if damage else 0.0
+        added = sum(one.leave(units) for one in left)
+        shares = costs[units].clamp(min=1e-30).cumsum(0)
+        damage += [before + added * float(share / shares[-1]) for share in shares]
+        order += units.tolist()
+        gone[units] = True
     return Elimination(tuple(order), tuple(damage))
+
+
+def _independent(left: Sequence[_Left], costs: Tensor, count: int) -> Tensor:
+    """The cheapest, up to so many, without those that depend much on ones chosen already."""
+    cheapest = costs.argsort(stable=True)[: 2 * count]
+    chosen = cheapest[:1]
+    for unit in cheapest[1:]:
+        if len(chosen) == count or not torch.isfinite(costs[unit]):
+            break
+        if max(one.coupled(int(unit), chosen) for one in left) < _COUPLED:
+            chosen = torch.cat((chosen, unit[None]))
+    return chosen
 
 
 def refitted(W: Tensor, H: Tensor, stay: Tensor, damping: float = 1e-4) -> Tensor:
