@@ -282,3 +282,97 @@ def _teach(path: Path, text: str, dtype: torch.dtype) -> None:
         optimizer.step()
         optimizer.zero_grad()
     model.to(dtype).save_pretrained(path)
+
+
+# Networks that are no language models.
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def _tokenizer(folder: Path) -> None:
+    """WordPiece over letters, and a few whole words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = [*WORDS, *letters, *(f"##{c}" for c in letters), "good", "bad", "film", "not"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=32,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that makes the folder of a tiny random BERT of a class, such as
+    ForSequenceClassification, with a tokenizer; labels are named where they are given."""
+
+    def make(kind: str, labels: tuple[str, ...] = ()) -> Path:
+        import transformers
+
+        folder = tmp_path_factory.mktemp(f"bert-{kind}")
+        config = transformers.BertConfig(
+            vocab_size=64,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=32,
+            num_labels=len(labels) or 2,
+        )
+        if labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {name: i for i, name in enumerate(labels)}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = getattr(transformers, f"Bert{kind}")(config)
+            for parameter in model.parameters():  # far from the start, where all answers are alike
+                parameter.data.mul_(3.0) if parameter.dim() > 1 else None
+        model.save_pretrained(folder)
+        _tokenizer(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random ResNet for images of 32 x 32 and three named classes."""
+    import json
+
+    import transformers
+
+    folder = tmp_path_factory.mktemp("resnet")
+    config = transformers.ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[16, 24],
+        depths=[1, 1],
+        layer_type="basic",
+        num_labels=3,
+        id2label={0: "ant", 1: "bee", 2: "cow"},
+        label2id={"ant": 0, "bee": 1, "cow": 2},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.ResNetForImageClassification(config).eval()
+    model.save_pretrained(folder)
+    told = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.3, 0.4],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    return folder

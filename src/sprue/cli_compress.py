@@ -6,20 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sprue import cli_common
+from sprue import cli_common, cli_network
 from sprue.errors import InputError
 
 ABOUT = """\
 Make a smaller model. MODEL is a folder in the Hugging Face layout (safetensors) or a
 hub name. DIR becomes an ordinary model folder that transformers loads after
-'import sprue'. Peak memory, disk and time are stated before the work starts."""
+'import sprue'. Peak memory, disk and time are stated before the work starts.
+With --target, MODEL is a classifier, an encoder or a detector (such a folder, an .onnx
+file, or package.module:factory), and DIR holds what that engine runs."""
 
 EXAMPLES = """\
   sprue compress path/to/model --out small
   sprue compress path/to/model --out small --size 30% --calibrate mine.jsonl
   sprue compress path/to/model --out small --preset gptq --bits 4 --json
   sprue compress path/to/model --out small --sparsity 50% --pattern 2:4 --size 25%
-  sprue compress path/to/model --out small --keep 99% --calibrate mine.jsonl"""
+  sprue compress path/to/model --out small --keep 99% --calibrate mine.jsonl
+  sprue compress path/to/bert --out small --target openvino --keep 99% --calibrate train.tsv"""
 
 PRESETS = ("rtn", "gptq", "svd", "caldera", "wanda", "sparsegpt", "slim")
 DEFAULT_WINDOWS = 128
@@ -56,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the calibration text, which is then not calibrated on)",
     )
     add_ways(parser)
+    cli_network.add_target(parser)
+    cli_network.add_model(parser)
     add(
         "--resume",
         action="store_true",
@@ -126,6 +131,8 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.target is not None or cli_network.is_network(args.model):
+        return cli_network.compress(args)
     if args.keep is not None:
         return _run_to_keep(args)
     if args.data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sprue import cli_common
+from sprue import cli_common, cli_network
 
 ABOUT = """\
 Compare RESULT, as it is read back from disk, with ORIGINAL on the same data: perplexity,
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are given for each file and for their mean",
     )
     cli_common.add_context(parser)
+    cli_network.add_model(parser)
     add(
         "--keep",
         metavar="SHARE",
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if cli_network.is_network(args.original):
+        return cli_network.verify(args)
     from sprue.verify import verify
 
     report = verify(

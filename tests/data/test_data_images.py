@@ -122,7 +122,10 @@ def test_what_holds_no_images_is_refused(make: Any, message: str, tmp_path: Path
         ("std: [1, 0, 1]", "std must be above 0"),
         ("color: gray", "color must be rgb or bgr, got 'gray'"),
         ("top: many", "top must be a number above 0"),
-        ("scale: 2", "unknown 'scale'; known are size, mean, std, color, top"),
+        ("scale: 2", "unknown 'scale'; known are size, shortest, mean"),
+        ("resample: best", "resample must be bilinear or bicubic, got 'best'"),
+        ("shortest: 0\nsize: [2, 2]", "shortest must be a number of pixels, got 0"),
+        ("shortest: 32", "shortest needs a size"),
         ("just text", "expected names with values"),
         ("a: [", "no readable YAML"),
     ],
@@ -137,7 +140,19 @@ def test_preprocessing_that_makes_no_sense_is_refused(
 def test_preprocessing_is_read(tmp_path: Path) -> None:
     text = "size: [32, 48]\nmean: [1, 2, 3]\ncolor: bgr\ntop: 255"
     found = Preprocess.read(_file(tmp_path / "how.yaml", text.encode()))
-    assert found == Preprocess((32, 48), (1, 2, 3), color="bgr", top=255)
+    assert found == Preprocess((32, 48), mean=(1, 2, 3), color="bgr", top=255)
+
+
+def test_the_middle_is_cut_from_what_was_scaled() -> None:
+    """A picture twice as wide as high, whose middle is white, and nothing of its sides stays."""
+    from PIL import Image
+
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, 5:15] = 255
+    how = Preprocess((8, 8), shortest=10)
+    found = how.array(Image.fromarray(pixels))
+    assert found.shape == (3, 8, 8)
+    assert found.min() == found.max() == 1.0
     with pytest.raises(InputError, match="no such file"):
         Preprocess.read(tmp_path / "none.yaml")
 

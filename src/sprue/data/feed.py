@@ -17,6 +17,11 @@ from sprue.data.images import Preprocess, read_images
 from sprue.errors import InputError
 from sprue.models import nets
 
+# what the training code of a family does to an image, where nobody says otherwise
+_HABITS: Mapping[str, Mapping[str, Any]] = {
+    "yolox": {"color": "bgr", "top": 255, "anchor": "corner"},
+    "detr": {"letterbox": False},
+}
 LENGTH = 128  # tokens of a text where a model allows more: what most texts of these tasks fit into
 
 
@@ -105,11 +110,7 @@ def _boxes(
     images = read_boxes(path, _classes(net, path, stated))
     images = images if count is None else images.sample(count, seed)
     size = list(net.example[0].shape[-2:])
-    habit: Mapping[str, Any] = {
-        "yolox": {"color": "bgr", "top": 255, "anchor": "corner"},
-        "detr": {"letterbox": False},
-    }.get(net.decoder or "", {})
-    how = {"size": size, **habit, **net.preprocess, **told}
+    how = {"size": size, **_HABITS.get(net.decoder or "", {}), **net.preprocess, **told}
     return images.arrays(Letterbox.from_dict(how, str(stated or path)))
 
 
@@ -125,9 +126,57 @@ def _texts(
 
     rows = read_rows(path, net.task, net.classes)
     rows = rows if count is None else rows.sample(count, seed)
-    tokens = _tokenizer(net, folder)
     most = length or min(net.length or LENGTH, LENGTH)
-    return rows.examples(tokens, net.inputs, most)
+    return _tokenized(net, rows, _tokenizer(net, folder), most)
+
+
+def _tokenized(net: nets.Net, rows: Any, tokenizer: Any, most: int) -> Examples:
+    """All rows as long as the longest, up to `most` tokens."""
+    if net.task == nets.SENTENCES and rows.second is not None:
+        texts: tuple[Any, ...] = ([*rows.first, *rows.second],)  # pairs: the first, then the second
+    else:
+        texts = (list(rows.first), *([list(rows.second)] if rows.second is not None else []))
+    answers = net.task == nets.ANSWERS
+    try:
+        found = tokenizer(
+            *texts,
+            padding="max_length" if _one_length(net) else "longest",
+            truncation="only_second" if answers else True,
+            max_length=most,
+            is_split_into_words=net.task == nets.TOKENS,
+            return_offsets_mapping=answers,
+            return_token_type_ids="token_type_ids" in net.inputs,
+        )
+    except Exception as error:  # a question that is longer than all that a model reads
+        raise InputError(f"{rows.source} cannot be cut to {most} tokens: {error}") from error
+    inputs = tuple(as_tensor(found[name]) for name in net.inputs)
+    return Examples(inputs, _truth(net, rows, found), rows.fingerprint)
+
+
+def _one_length(net: nets.Net) -> bool:
+    """Whether the network takes texts of one length only."""
+    return not any(1 in dims for dims in net.varying)
+
+
+def _truth(net: nets.Net, rows: Any, found: Any) -> Sequence[Any] | None:
+    from sprue.data.labelled import Answer, align_tags
+
+    if rows.truth is None:
+        return None
+    if net.task == nets.TOKENS:
+        return [align_tags(found.word_ids(i), tags) for i, tags in enumerate(rows.truth)]
+    if net.task == nets.ANSWERS:
+        return [
+            Answer(context, gold.texts, _offsets(found, i))
+            for i, (context, gold) in enumerate(zip(rows.second, rows.truth, strict=True))
+        ]
+    return list(rows.truth)
+
+
+def _offsets(found: Any, i: int) -> Any:
+    """Characters of the context for its tokens, -1 for others, int64 [tokens, 2]."""
+    pairs = zip(found["offset_mapping"][i], found.sequence_ids(i), strict=True)
+    return np.array([span if part == 1 else (-1, -1) for span, part in pairs], np.int64)
 
 
 def _tokenizer(net: nets.Net, folder: Path | None) -> Any:

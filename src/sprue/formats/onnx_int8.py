@@ -99,9 +99,7 @@ def dynamic8(source: Path, path: Path, portable: bool = False) -> None:
     tools = _tools()
     with tempfile.TemporaryDirectory() as scratch, _quiet(), _told(source):
         whole = _prepared(source, Path(scratch))
-        tools.quantize_dynamic(
-            str(whole), str(path), per_channel=True, reduce_range=portable
-        )
+        tools.quantize_dynamic(str(whole), str(path), per_channel=True, reduce_range=portable)
     _compact(path)
 
 

@@ -73,7 +73,7 @@ def int8(
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            ignored_scope=nncf.IgnoredScope(names=list(spared)) if spared else None,
+            ignored_scope=_scope(nncf, spared),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
         )
     _save(made, path)
@@ -117,6 +117,13 @@ def weights_of(path: Path) -> dict[str, NDArray[np.int8]]:
     return found
 
 
+def _scope(nncf: Any, spared: Sequence[str]) -> Any:
+    """Nodes by name, and what OpenVINO made of them: NAME/WithoutBiases."""
+    if not spared:
+        return None
+    return nncf.IgnoredScope(patterns=[f"^{re.escape(n)}(/.*)?$" for n in spared], validate=False)
+
+
 def _read(source: Path) -> Any:
     """A graph whose constants are computed: of a dynamic one each bias else is four operations."""
     try:
@@ -136,6 +143,12 @@ def _save(model: Any, path: Path) -> None:
     with engines.unreported():
         import openvino
 
+    for i, op in enumerate(model.get_ordered_ops()):
+        if op.get_type_name() not in ("Parameter", "Result"):
+            op.set_friendly_name(f"n{i}")
+            for output in op.outputs():
+                if "output" not in output.get_names():
+                    output.get_tensor().set_names(set())
     openvino.save_model(model, str(path), compress_to_fp16=False)
     path.write_text(_compact(path.read_text(encoding="utf-8")), encoding="utf-8")
 

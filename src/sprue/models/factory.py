@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -108,7 +108,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
             raise InputError(f"{name} in {source} holds NaN or Inf: the file is damaged")
 
 
-def _factory(model: str) -> object:
+def _factory(model: str) -> Callable[[], object]:
     module, _, name = model.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -124,4 +124,5 @@ def _factory(model: str) -> object:
         raise InputError(f"importing {module} failed: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise InputError(f"{module} has no factory {name!r}: expected a function without arguments")
-    return found
+    factory: Callable[[], object] = found
+    return factory

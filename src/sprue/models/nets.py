@@ -34,7 +34,7 @@ class Net:
         varying: dimensions of each argument that may have other sizes: 0 the examples, 1 the tokens
             of a text.
         classes: names in the order of the outputs, where they are known.
-        preprocess: what the model's own files say of preparing an image, as `data.images.Preprocess`
+        preprocess: what the model's files say of preparing an image, as `data.images.Preprocess`
             takes it; empty where they say nothing.
         length: tokens of a text, at most; None where there is no limit, or no text.
         decoder: how a detector's output is read: "yolox", "yolov5", "yolov8" or "detr".

@@ -94,7 +94,8 @@ def _of_onnx(path: Path, task: str | None, decoder: str | None) -> nets.Net:
         example=example,
         source=path,
         varying=_varying(module, example),
-        decoder=decoder or (_decoder_of(example[0], outputs, path) if found == nets.BOXES else None),
+        decoder=decoder
+        or (_decoder_of(example[0], outputs, path) if found == nets.BOXES else None),
         length=example[0].shape[1] if not example[0].is_floating_point() else None,
     )
 
@@ -109,7 +110,9 @@ def _examples(module: Any, path: Path) -> tuple[torch.Tensor, ...]:
         if not shape:
             raise InputError(f"the input {name} of {path} has no dimensions; expected examples")
         default = 224 if len(shape) == 4 else 16
-        rest = [n or (3 if len(shape) == 4 and i == 0 else default) for i, n in enumerate(shape[1:])]
+        rest = [
+            n or (3 if len(shape) == 4 and i == 0 else default) for i, n in enumerate(shape[1:])
+        ]
         found.append(torch.zeros(batch, *rest, dtype=dtype))
     return tuple(found)
 

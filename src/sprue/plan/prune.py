@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sprue.errors import BudgetError
@@ -26,11 +27,14 @@ from sprue.structure.repair import Elimination, Reader, eliminate, refitted
 from sprue.structure.ties import Place
 from sprue.structure.units import Group, groups
 
+Counts = NDArray[np.int64]
+
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _STEPS = 100  # of the search for a price
 _TRIED = 0.4  # of a group, gone while its damage is measured
 _MEASURED = 4  # batches that it is measured on
 _BELIEVED = 1e-2, 1e3  # sensitivities beyond these are noise
+_NARROW = 4, 8  # widths below a vector that still save something
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Pruner:
         batches: arguments of the model, to calibrate on; the first dimension holds the examples.
         answers: what the network's outputs mean.
         seed: of the answers.
+        vector: channels that an engine computes at once: widths become multiples of it, or 4 or 8,
+            since what lies between costs as much as the next multiple. 1: any width.
         progress: called after every group.
 
     Raises:
@@ -91,8 +97,10 @@ class Pruner:
         batches: Sequence[tuple[Any, ...]],
         answers: Answers = CLASSES,
         seed: int = 0,
+        vector: int = 1,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
+        self._vector = vector
         self.model, self._batches, self._answers = model, batches, answers
         self._macs = macs(model, batches[0])
         found = [g for g in groups(model, batches[0]) if g.read and _readable(model, g)]
@@ -138,7 +146,20 @@ class Pruner:
 
     def least(self) -> float:
         """The share of FLOPs below which nothing goes."""
-        return self.flops([len(part.group) - 1 for part in self.parts])
+        return self.flops([int(allowed[-1]) for allowed in self._allowed])
+
+    @cached_property
+    def _allowed(self) -> list[Counts]:
+        """How many units of each part may leave, ascending."""
+        return [self._leaving(part) for part in self.parts]
+
+    def _leaving(self, part: Part) -> Counts:
+        """So many that what stays is as wide as an engine computes at once."""
+        gone = np.arange(len(part.group))
+        each = min(len(unit) for unit in part.group.units[0].values())
+        width = (len(part.group) - gone) * each
+        fits = (width % self._vector == 0) | np.isin(width, _NARROW) | (gone == 0)
+        return gone[fits] if self._vector > 1 else gone
 
     def pick(self, share: float) -> list[int]:
         """How many units of each part leave, so that this share of the FLOPs is met.
@@ -187,8 +208,8 @@ class Pruner:
 
     def _at(self, price: float, saved: Sequence[float]) -> list[int]:
         return [
-            int(np.argmin(part.damage - price * s * np.arange(len(part.group))))
-            for part, s in zip(self.parts, saved, strict=True)
+            int(gone[np.argmin(part.damage[gone] - price * s * gone)])
+            for part, s, gone in zip(self.parts, saved, self._allowed, strict=True)
         ]
 
     def _back(self, counts: list[int], share: float) -> list[int]:
@@ -204,14 +225,16 @@ class Pruner:
 
     def _fewest(self, counts: Sequence[int], i: int, share: float) -> int:
         """Units of one part that still have to leave, the others being as they are."""
-        low, high = 0, counts[i]
+        allowed = self._allowed[i]
+        low, high = 0, int(np.searchsorted(allowed, counts[i]))
         while low < high:
             middle = (low + high) // 2
-            if self.flops([middle if k == i else c for k, c in enumerate(counts)]) <= share:
+            tried = [int(allowed[middle]) if k == i else c for k, c in enumerate(counts)]
+            if self.flops(tried) <= share:
                 high = middle
             else:
                 low = middle + 1
-        return high
+        return int(allowed[high])
 
 
 @torch.no_grad()

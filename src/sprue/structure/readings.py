@@ -49,9 +49,10 @@ class Reading:
 
 
 def drawn_class(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """For classifiers, [examples, classes]: a class drawn from what the network believes."""
-    drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-    return functional.cross_entropy(logits, drawn, reduction="sum")
+    """For classifiers, [examples, ..., classes]: classes drawn from what the network believes."""
+    rows = logits.flatten(0, -2)
+    drawn = torch.multinomial(rows.detach().softmax(-1), 1, generator=generator)[:, 0]
+    return functional.cross_entropy(rows, drawn, reduction="sum")
 
 
 def drawn_vector(outputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -61,9 +62,9 @@ def drawn_vector(outputs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def classes_apart(logits: Tensor, others: Tensor) -> float:
-    """KL of the second from the first, mean over examples."""
+    """KL of the second from the first, summed over rows, mean over examples."""
     p, q = logits.log_softmax(-1), others.log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(-1, dtype=torch.float64).mean())
+    return float((p.exp() * (p - q)).sum(dtype=torch.float64)) / len(logits)
 
 
 def vectors_apart(outputs: Tensor, others: Tensor) -> float:

@@ -1,0 +1,413 @@
+"""The verb `compress --target`: a smaller network for a stock engine, within a budget, proven.
+
+What leaves the network and how it is stored are searched together, by what is measured on this
+machine; the best is proven on examples that the search has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sprue import __version__
+from sprue.data.examples import Examples
+from sprue.data.feed import read_examples
+from sprue.degating import artifact
+from sprue.degating.bench import Bench
+from sprue.degating.report import report_of
+from sprue.degating.trials import SHARES, Limits, Search, Trial, chain
+from sprue.errors import BudgetError, InputError
+from sprue.formats.onnx_export import to_onnx
+from sprue.models import nets
+from sprue.models.open_net import open_net
+from sprue.plan import precision
+from sprue.plan.meaning import answers_of
+from sprue.plan.prune import Pruned, Pruner, macs
+from sprue.plan.workshop import Workshop, sha256_of
+from sprue.proof import energy
+from sprue.proof.network_report import NetworkReport, judged
+from sprue.runtime.engines import ENGINES
+
+DENSE = "dense"
+TARGETS = (*ENGINES, DENSE)
+_HELD = 0.5  # share of examples that are held for the proof, where no others are given
+_JUDGED = 0.4  # share of the calibration that the search judges by, and nothing is fitted to
+_JUDGES = 2000  # examples that it judges by, at most
+_WORK = 1e12  # multiplications that reading a network may take, about: a minute or two
+_EXAMPLES = 64, 2048  # to calibrate on, at least and at most
+_PROVEN = 5000  # examples of the proof, at most
+_BATCH = 32
+_VECTOR = 16  # channels that the engines' kernels compute at once, float32 and 8 bits alike
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a network is to become.
+
+    Attributes:
+        target: one of TARGETS.
+        keep: share of the quality.
+        limits: of what it costs.
+        flops: the one share of the FLOPs to try; None: several.
+        minutes: of training, at most.
+        portable: whether processors without VNNI must compute the same; None: this one decides.
+        threads: of the engine.
+        seed: of samples, splits and training.
+    """
+
+    target: str
+    keep: float
+    limits: Limits = field(default_factory=Limits)
+    flops: float | None = None
+    minutes: float = 0.0
+    portable: bool | None = None
+    threads: int = 1
+    seed: int = 0
+
+    @property
+    def engine(self) -> str:
+        """That measures: a dense network is measured in ONNX Runtime."""
+        return self.target if self.target in ENGINES else ENGINES[0]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model and data as the user named them.
+
+    Attributes:
+        model, weights, task, decoder, shape: as `models.open_net` takes them.
+        calibrate, data: files or folders.
+        preprocess, tokenizer, length: as `data.feed` takes them.
+        examples: to calibrate on; None: as many as its size allows.
+    """
+
+    model: str
+    weights: Path | None = None
+    task: str | None = None
+    decoder: str | None = None
+    shape: tuple[int, ...] | None = None
+    calibrate: Path | str | None = None
+    data: Path | str | None = None
+    preprocess: Path | None = None
+    tokenizer: Path | None = None
+    length: int | None = None
+    examples: int | None = None
+
+    def open(self) -> nets.Net:
+        """The network."""
+        return open_net(
+            self.model,
+            weights=self.weights,
+            task=self.task,
+            decoder=self.decoder,
+            shape=self.shape,
+        )
+
+    def read(self, net: nets.Net, path: Path | str, count: int | None, seed: int) -> Examples:
+        """Examples of a file."""
+        return read_examples(
+            net,
+            path,
+            preprocess=self.preprocess,
+            count=count,
+            seed=seed,
+            length=self.length,
+            tokenizer=self.tokenizer,
+        )
+
+
+def degate(
+    given: Given,
+    out: str | Path,
+    asked: Asked,
+    *,
+    resume: bool = False,
+    report: str | Path | None = None,
+    progress: Callable[[str], object] = lambda words: None,
+) -> NetworkReport:
+    """Write into `out` the fastest network that keeps enough, or the best that was found.
+
+    Args:
+        given: model and data.
+        out: folder to make; must not exist.
+        asked: target, quality and budget.
+        resume: go on where the same command was interrupted.
+        report: write the page here.
+        progress: called with a few words before every step.
+
+    Raises:
+        InputError: a model or data that cannot be used; nothing of it can be cut or quantized.
+        BudgetError: a budget that cannot be met by anything.
+        ResourceError: the disk is full.
+    """
+    _check(given, asked)
+    net = given.open()
+    parts = _Parts.read(given, net, asked)
+    key = _key(given, asked, net, parts)
+    with Workshop(Path(out), key, resume) as workshop:
+        job = _Job(given, asked, net, parts, workshop, progress)
+        found = job.run(str(out))
+        workshop.finish()
+    if report is not None:
+        Path(report).write_text(found.html(), encoding="utf-8")
+    return found
+
+
+def _check(given: Given, asked: Asked) -> None:
+    if asked.target not in TARGETS:
+        raise InputError(f"expected a target among {', '.join(TARGETS)}, got {asked.target!r}")
+    if given.calibrate is None and given.data is None:
+        raise InputError(
+            "a network is cut by examples: name some with --calibrate FILE, and others to prove it "
+            "with by --data FILE"
+        )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Examples, apart by what they are for."""
+
+    fit: Examples
+    judge: Examples
+    prove: Examples
+    files: tuple[str, ...]
+
+    @classmethod
+    def read(cls, given: Given, net: nets.Net, asked: Asked) -> _Parts:
+        count = given.examples or _affordable(net)
+        if given.calibrate is not None and given.data is not None:
+            fitted = given.read(net, given.calibrate, count + _JUDGES, asked.seed)
+            prove = given.read(net, given.data, _PROVEN, asked.seed)
+            files = (str(given.data),)
+        else:
+            path = given.calibrate or given.data
+            assert path is not None
+            both = given.read(net, path, count + _JUDGES + _PROVEN, asked.seed)
+            held = max(1, round(_HELD * len(both)))
+            order = both.sample(len(both), asked.seed)
+            mixed = _shuffled(order, asked.seed)
+            prove, fitted = mixed.some(range(held)), mixed.some(range(held, len(both)))
+            files = (f"{path} ({held} of {len(both)} examples, held for this)",)
+        mixed = _shuffled(fitted, asked.seed + 1)
+        judged = min(_JUDGES, max(1, round(_JUDGED * len(mixed))))
+        rest = range(judged, min(len(mixed), judged + count))
+        fit, judge = mixed.some(rest), mixed.some(range(judged))
+        if len(fit) < 2 or len(prove) < 2:
+            raise InputError(
+                f"expected at least 2 examples to calibrate on and 2 to prove with, got {len(fit)} "
+                f"and {len(prove)}: give more"
+            )
+        return cls(fit, judge, prove, files)
+
+
+def _shuffled(examples: Examples, seed: int) -> Examples:
+    import numpy as np
+
+    return examples.some(np.random.default_rng(seed).permutation(len(examples)).tolist())
+
+
+def _affordable(net: nets.Net) -> int:
+    """Examples whose reading takes a minute or two."""
+    total = sum(cost for cost, _ in macs(net.module, net.example).values())
+    low, high = _EXAMPLES
+    return int(min(high, max(low, _WORK / max(total, 1.0))))
+
+
+def _key(given: Given, asked: Asked, net: nets.Net, parts: _Parts) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "model": sha256_of(net.source),
+        "budget": asdict(asked),
+        "data": [parts.fit.fingerprint, parts.prove.fingerprint],
+        "reading": [str(given.preprocess), given.length, given.examples, net.task, net.decoder],
+    }
+
+
+@dataclass
+class _Job:
+    """One command at work."""
+
+    given: Given
+    asked: Asked
+    net: nets.Net
+    parts: _Parts
+    workshop: Workshop
+    progress: Callable[[str], object]
+
+    def run(self, out: str) -> NetworkReport:
+        """Search, prove, and put the folder together."""
+        search = self._search()
+        shares = SHARES if self.asked.flops is None else (self.asked.flops,)
+        search.run(shares, 60 * self.asked.minutes)
+        trials = [t for t in search.trials if self._allowed(t)]
+        picks = chain(trials, self.asked.keep, self.asked.limits)
+        if not picks:
+            raise BudgetError(
+                f"nothing was found to cut: no trial of {self.given.model} is smaller or faster "
+                f"than the original ({self._why(search)})"
+            )
+        return self._prove(picks, search, out)
+
+    def _allowed(self, trial: Trial) -> bool:
+        """A stated share of FLOPs is a demand; the whole network in float32 is no result."""
+        if self.asked.flops is not None and trial.share > self.asked.flops + 1e-6:
+            return False
+        return not (trial.share == 1 and trial.precision == precision.FP32)
+
+    def _why(self, search: Search) -> str:
+        return "; ".join(search.fallbacks) or "what was tried is in the table of trials"
+
+    def _search(self) -> Search:
+        self.progress("the original")
+        return Search(
+            net=self.net,
+            bench=self._bench(self.parts.judge),
+            calibration=self.parts.fit,
+            make=self._made,
+            workshop=self.workshop,
+            keep=self.asked.keep,
+            portable=self._portable,
+            precisions=()
+            if self.asked.target == DENSE
+            else precision.offered(self.asked.engine, self._transformer),
+            transformer=self._transformer,
+            advance=self.progress,
+        )
+
+    def _bench(self, examples: Examples) -> Bench:
+        return Bench(
+            net=self.net,
+            engine=self.asked.engine,
+            original=self._original,
+            examples=examples,
+            threads=self.asked.threads,
+            seed=self.asked.seed,
+            counter=energy.counter(),
+        )
+
+    @cached_property
+    def _original(self) -> Path:
+        """The whole network as the engine runs it, in float32."""
+        source = self.workshop.folder / "original.source.onnx"
+        path = self.workshop.folder / f"original{precision.ending(self.asked.engine)}"
+        check = self.parts.fit.batches(len(self.net.example[0]))[0]
+        net = self.net
+        to_onnx(net.module, net.example, net.inputs, net.varying, source, check)
+        whole = precision.Source(source, net.inputs, [], self._transformer)
+        precision.write(self.asked.engine, precision.FP32, whole, path, portable=False)
+        return path
+
+    @property
+    def _portable(self) -> bool:
+        return not precision.vnni() if self.asked.portable is None else self.asked.portable
+
+    @cached_property
+    def _transformer(self) -> bool:
+        return has_attention(self.net.module)
+
+    @cached_property
+    def _pruner(self) -> Pruner:
+        self.progress("reading the network")
+        size = _BATCH if self.net.varying and 0 in self.net.varying[0] else 1
+        batches = [b for b in self.parts.fit.batches(size) if len(b[0]) == size or size == 1]
+        return Pruner(
+            self.net.module,
+            batches or self.parts.fit.batches(size),
+            answers_of(self.net),
+            self.asked.seed,
+            vector=_VECTOR,
+        )
+
+    def _made(self, share: float, seconds: float) -> tuple[nn.Module, float]:
+        """A network of this share of the FLOPs, repaired, and trained if there is time."""
+        pruned = self._pruned(share)
+        if not seconds:
+            return pruned.model, pruned.flops
+        from sprue.plan.teach import teach
+
+        student = teach(
+            self.net.module,
+            pruned.model,
+            self.parts.fit.inputs,
+            self.net.task,
+            names=self.net.inputs,
+            seconds=seconds,
+            seed=self.asked.seed,
+        )
+        return student.model, pruned.flops
+
+    def _pruned(self, share: float) -> Pruned:
+        least = self._pruner.least()
+        if share < least:
+            raise BudgetError(
+                f"{share:.1%} of the FLOPs cannot be met: the least that this model can be cut to "
+                f"is {least:.1%}"
+            )
+        return self._pruner.prune(share)
+
+    def _prove(self, picks: Sequence[Trial], search: Search, out: str) -> NetworkReport:
+        """In turn, until one fails; the last that passed is the result, or else the first."""
+        bench = self._bench(self.parts.prove)
+        best, kept = picks[0], None
+        for trial in picks:
+            self.progress(f"proving {trial.precision} at {100 * trial.share:.4g}% of the FLOPs")
+            found = bench.judge(self.workshop.folder / trial.file)
+            passed = judged(found[0], self.asked.keep).passed
+            if kept is None or passed:
+                best, kept = trial, found
+            if not passed:
+                break
+        assert kept is not None
+        path = self._assembled(best, search)
+        told = artifact.read(path.parent).told
+        report = report_of(
+            bench,
+            path,
+            kept,
+            original=self.given.model,
+            result=out,
+            data=self.parts.files,
+            keep=self.asked.keep,
+            limits=asdict(self.asked.limits),
+            artifact=told,
+            parameters=(self.net.parameters, best.parameters),
+            trials=[asdict(t) for t in search.trials],
+        )
+        artifact.write_told(path.parent, _without_files(told) | {"verdict": report.as_dict()})
+        return report
+
+    def _assembled(self, trial: Trial, search: Search) -> Path:
+        told: dict[str, Any] = {
+            "target": self.asked.target,
+            "asked": asdict(self.asked),
+            "seed": self.asked.seed,
+            "portable": self._portable,
+            "data": {
+                "calibration": {
+                    "sha256": self.parts.fit.fingerprint,
+                    "examples": len(self.parts.fit),
+                },
+                "proof": {
+                    "sha256": self.parts.prove.fingerprint,
+                    "examples": len(self.parts.prove),
+                },
+            },
+            "trials": [asdict(t) for t in search.trials],
+            "fallbacks": list(search.fallbacks),
+        }
+        source = self.workshop.folder / trial.file
+        return artifact.assemble(self.workshop.result, source, trial, self.net, told)
+
+
+def has_attention(module: nn.Module) -> bool:
+    """Whether a network normalizes over features, as those with attention do."""
+    return any(isinstance(m, nn.LayerNorm) for m in module.modules())
+
+
+def _without_files(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name != "files"}

@@ -1,0 +1,1 @@
+"""The search for a smaller network: what is made of it, measured in its engine, kept on disk."""
