@@ -141,6 +141,8 @@ def test_preprocessing_is_read(tmp_path: Path) -> None:
     text = "size: [32, 48]\nmean: [1, 2, 3]\ncolor: bgr\ntop: 255"
     found = Preprocess.read(_file(tmp_path / "how.yaml", text.encode()))
     assert found == Preprocess((32, 48), mean=(1, 2, 3), color="bgr", top=255)
+    with pytest.raises(InputError, match="no such file"):
+        Preprocess.read(tmp_path / "none.yaml")
 
 
 def test_the_middle_is_cut_from_what_was_scaled() -> None:
@@ -153,8 +155,6 @@ def test_the_middle_is_cut_from_what_was_scaled() -> None:
     found = how.array(Image.fromarray(pixels))
     assert found.shape == (3, 8, 8)
     assert found.min() == found.max() == 1.0
-    with pytest.raises(InputError, match="no such file"):
-        Preprocess.read(tmp_path / "none.yaml")
 
 
 def test_without_pillow_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,20 +19,23 @@ class Examples:
         truth: for each example what its task calls true: the number of a class, numbers of tags,
             boxes, answers; None where nothing is known.
         fingerprint: sha256, in hexadecimal, over what was read.
+        rows: of inputs that make one example: 2 where two texts are compared, which follow one
+            another.
     """
 
     inputs: tuple[Tensor, ...]
     truth: Sequence[Any] | None
     fingerprint: str
+    rows: int = 1
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        return len(self.inputs[0]) // self.rows
 
     def some(self, chosen: Sequence[int]) -> Examples:
         """Those at these places, in this order."""
-        rows = list(chosen)
-        truth = None if self.truth is None else [self.truth[i] for i in rows]
-        return Examples(tuple(x[rows] for x in self.inputs), truth, self.fingerprint)
+        truth = None if self.truth is None else [self.truth[i] for i in chosen]
+        rows = [self.rows * i + k for i in chosen for k in range(self.rows)]
+        return Examples(tuple(x[rows] for x in self.inputs), truth, self.fingerprint, self.rows)
 
     def sample(self, count: int, seed: int) -> Examples:
         """So many of them, drawn without replacement; all where there are no more."""
@@ -40,6 +43,6 @@ class Examples:
         return self.some(sorted(order.tolist()))
 
     def batches(self, size: int) -> list[tuple[Tensor, ...]]:
-        """Arguments of the network, `size` examples at once; the last may be shorter."""
-        starts = range(0, len(self), size)
+        """Arguments of the network, `size` rows at once; the last may be shorter."""
+        starts = range(0, len(self.inputs[0]), size)
         return [tuple(x[start : start + size] for x in self.inputs) for start in starts]

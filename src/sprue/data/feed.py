@@ -133,7 +133,8 @@ def _texts(
 def _tokenized(net: nets.Net, rows: Any, tokenizer: Any, most: int) -> Examples:
     """All rows as long as the longest, up to `most` tokens."""
     if net.task == nets.SENTENCES and rows.second is not None:
-        texts: tuple[Any, ...] = ([*rows.first, *rows.second],)  # pairs: the first, then the second
+        pairs = zip(rows.first, rows.second, strict=True)
+        texts: tuple[Any, ...] = ([text for pair in pairs for text in pair],)
     else:
         texts = (list(rows.first), *([list(rows.second)] if rows.second is not None else []))
     answers = net.task == nets.ANSWERS
@@ -150,7 +151,8 @@ def _tokenized(net: nets.Net, rows: Any, tokenizer: Any, most: int) -> Examples:
     except Exception as error:  # a question that is longer than all that a model reads
         raise InputError(f"{rows.source} cannot be cut to {most} tokens: {error}") from error
     inputs = tuple(as_tensor(found[name]) for name in net.inputs)
-    return Examples(inputs, _truth(net, rows, found), rows.fingerprint)
+    each = len(inputs[0]) // len(rows)
+    return Examples(inputs, _truth(net, rows, found), rows.fingerprint, each)
 
 
 def _one_length(net: nets.Net) -> bool:

@@ -92,7 +92,7 @@ class Bench:
             self.examples.truth,
             original=self._answers,
             decoder=self.net.decoder,
-            size=tuple(self.examples.inputs[0].shape[-2:]) if self._images else None,
+            size=self._size,
             classes=self.net.classes,
         )
 
@@ -150,8 +150,10 @@ class Bench:
         return found[0], found[1]
 
     @property
-    def _images(self) -> bool:
-        return self.examples.inputs[0].dim() == 4
+    def _size(self) -> tuple[int, int] | None:
+        """(height, width) of images."""
+        x = self.examples.inputs[0]
+        return (x.shape[-2], x.shape[-1]) if x.dim() == 4 else None
 
     @property
     def _batch(self) -> int:
