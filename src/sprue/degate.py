@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sprue import __version__
 from sprue.data.examples import Examples
@@ -26,8 +26,9 @@ from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
 from sprue.models.open_net import open_net
 from sprue.plan import precision
-from sprue.plan.meaning import answers_of
+from sprue.plan.meaning import answers_of, loss_of
 from sprue.plan.prune import Pruned, Pruner, macs
+from sprue.plan.teach import Lessons, teach
 from sprue.plan.workshop import Workshop, sha256_of
 from sprue.proof import energy
 from sprue.proof.network_report import NetworkReport, judged
@@ -36,12 +37,15 @@ from sprue.runtime.engines import ENGINES
 DENSE = "dense"
 TARGETS = (*ENGINES, DENSE)
 _HELD = 0.5  # share of examples that are held for the proof, where no others are given
-_JUDGED = 0.4  # share of the calibration that the search judges by, and nothing is fitted to
-_JUDGES = 2000  # examples that it judges by, at most
+_JUDGED = 0.25  # share of the calibration that the search judges by, and nothing is fitted to
+_JUDGES = 1000  # examples that it judges by, at most
 _WORK = 1e12  # multiplications that reading a network may take, about: a minute or two
 _EXAMPLES = 64, 2048  # to calibrate on, at least and at most
 _PROVEN = 5000  # examples of the proof, at most
 _BATCH = 32
+_LESSON, _SMALL_LESSON = 64, 8  # examples of a step of training, small ones and large
+_TINY = 64  # pixels
+_TRAINED = 20_000  # examples of training that fit into memory, at most
 _VECTOR = 16  # channels that the engines' kernels compute at once, float32 and 8 bits alike
 
 
@@ -173,6 +177,7 @@ class _Parts:
     """Examples, apart by what they are for."""
 
     fit: Examples
+    train: Examples
     judge: Examples
     prove: Examples
     files: tuple[str, ...]
@@ -180,14 +185,15 @@ class _Parts:
     @classmethod
     def read(cls, given: Given, net: nets.Net, asked: Asked) -> _Parts:
         count = given.examples or _affordable(net)
+        most = (_TRAINED if asked.minutes else count) + _JUDGES
         if given.calibrate is not None and given.data is not None:
-            fitted = given.read(net, given.calibrate, count + _JUDGES, asked.seed)
+            fitted = given.read(net, given.calibrate, most, asked.seed)
             prove = given.read(net, given.data, _PROVEN, asked.seed)
             files = (str(given.data),)
         else:
             path = given.calibrate or given.data
             assert path is not None
-            both = given.read(net, path, count + _JUDGES + _PROVEN, asked.seed)
+            both = given.read(net, path, most + _PROVEN, asked.seed)
             held = max(1, round(_HELD * len(both)))
             order = both.sample(len(both), asked.seed)
             mixed = _shuffled(order, asked.seed)
@@ -195,14 +201,14 @@ class _Parts:
             files = (f"{path} ({held} of {len(both)} examples, held for this)",)
         mixed = _shuffled(fitted, asked.seed + 1)
         judged = min(_JUDGES, max(1, round(_JUDGED * len(mixed))))
-        rest = range(judged, min(len(mixed), judged + count))
-        fit, judge = mixed.some(rest), mixed.some(range(judged))
+        train = mixed.some(range(judged, len(mixed)))
+        fit, judge = train.some(range(min(count, len(train)))), mixed.some(range(judged))
         if len(fit) < 2 or len(prove) < 2:
             raise InputError(
                 f"expected at least 2 examples to calibrate on and 2 to prove with, got {len(fit)} "
                 f"and {len(prove)}: give more"
             )
-        return cls(fit, judge, prove, files)
+        return cls(fit, train, judge, prove, files)
 
 
 def _shuffled(examples: Examples, seed: int) -> Examples:
@@ -328,18 +334,32 @@ class _Job:
         pruned = self._pruned(share)
         if not seconds:
             return pruned.model, pruned.flops
-        from sprue.plan.teach import teach
-
-        student = teach(
+        taught = teach(
             self.net.module,
             pruned.model,
-            self.parts.fit.inputs,
-            self.net.task,
-            names=self.net.inputs,
-            seconds=seconds,
-            seed=self.asked.seed,
+            self._lessons_on,
+            Lessons(
+                loss_of(self.net),
+                seconds=seconds,
+                batch=_LESSON if self._small else _SMALL_LESSON,
+                mixed=self.net.task in (nets.IMAGES, nets.BOXES),
+                seed=self.asked.seed,
+                state=self.workshop.folder / f"{round(1e4 * share):05d}-{round(seconds)}.lesson",
+            ),
+            lambda done: self.progress(f"training, {100 * done:.0f}% done"),
         )
-        return student.model, pruned.flops
+        return taught.model, pruned.flops
+
+    @property
+    def _lessons_on(self) -> tuple[Tensor, ...]:
+        """All examples of the calibration that nothing is judged by."""
+        return self.parts.train.inputs
+
+    @property
+    def _small(self) -> bool:
+        """Whether examples are small: texts, and images of up to 64 pixels."""
+        x = self.net.example[0]
+        return x.dim() != 4 or max(self.parts.fit.inputs[0].shape[-2:]) <= _TINY
 
     def _pruned(self, share: float) -> Pruned:
         least = self._pruner.least()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprue.models import nets
 from sprue.structure.readings import CLASSES, VECTORS, Answers
@@ -65,3 +65,39 @@ def _units(rows: Tensor, decoder: str) -> Tensor:
     weight = (seen.clamp(0, 1) + _FLOOR).sqrt()
     box = torch.full_like(rows[..., :4], _BOX[decoder])
     return weight * torch.cat((box, torch.full_like(scores, _SCORE[decoder])), -1)
+
+
+_SOFT = 2.0  # temperature of classes, at which unlikely ones tell something too
+
+
+def loss_of(net: nets.Net) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance of two answers that a network is taught by: differentiable in the second."""
+    if net.task in (nets.IMAGES, nets.TEXTS, nets.TOKENS):
+        return soft_classes
+    if net.task == nets.ANSWERS:
+        return lambda a, b: soft_classes(a.transpose(1, 2), b.transpose(1, 2))
+    if net.task == nets.BOXES:
+        decoder = net.decoder or "yolox"
+        return lambda a, b: _seen_apart(_rows(a, decoder), _rows(b, decoder), decoder)
+    return vectors_apart
+
+
+def soft_classes(aim: Tensor, answer: Tensor) -> Tensor:
+    """KL at a temperature, the mean over rows, times its square (Hinton et al. 2015, section 2)."""
+    p, q = (x.flatten(0, -2) / _SOFT for x in (aim, answer))
+    kl = nn.functional.kl_div(
+        q.log_softmax(-1), p.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+    return _SOFT**2 * kl
+
+
+def vectors_apart(aim: Tensor, answer: Tensor) -> Tensor:
+    """One minus the cosine of each, and what is lost of the cosines between them."""
+    a, b = (nn.functional.normalize(x, dim=-1) for x in (aim, answer))
+    return (1 - (a * b).sum(-1)).mean() + (a @ a.T - b @ b.T).square().mean()
+
+
+def _seen_apart(aim: Tensor, answer: Tensor, decoder: str) -> Tensor:
+    scale = _units(aim, decoder)
+    away = nn.functional.smooth_l1_loss(answer * scale, aim * scale, reduction="sum")
+    return away / len(aim) / 100  # about a hundred anchors see something
