@@ -2,9 +2,9 @@
 
 The loss is the distance of the answers (Hinton et al. 2015, arXiv:1503.02531, section 2, for
 classes) and, at first, that of a few inner features which both networks have (FitNets: Romero et
-al. 2015, section 2.2). Images are mirrored, shifted and mixed (Zhang et al. 2018, arXiv:1710.09412),
-and the original answers for whatever comes of it. Networks with batch norms are trained with momentum,
-their statistics following; others with AdamW.
+al. 2015, section 2.2). Images are mirrored, shifted and mixed (Zhang et al. 2018,
+arXiv:1710.09412), and the original answers for whatever comes of it. Networks with batch norms are
+trained with momentum, their statistics following; others with AdamW.
 """
 
 from __future__ import annotations
