@@ -376,3 +376,77 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(told))
     return folder
+
+
+class Planted(torch.nn.Module):
+    """A classifier of images of 8 x 8 with inner channels that repeat one another: a quarter of
+    them would do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 64, 3, padding=1)
+        self.second = torch.nn.Conv2d(64, 64, 3, padding=1)
+        self.head = torch.nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x).relu()).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def planted() -> torch.nn.Module:
+    """The same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Planted().eval()
+        with torch.no_grad():
+            for layer in (model.first, model.second):
+                layer.weight.copy_(layer.weight[:16].repeat(4, 1, 1, 1))
+                layer.bias.copy_(layer.bias[:16].repeat(4))
+            model.head.weight.mul_(60)
+    return model
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder with a factory, its weights, and images that its own answers name the classes of.
+
+    Attributes: folder, weights, images (a zip file), spec (package.module:factory); the folder has
+    to be the current one.
+    """
+    import inspect
+    import io
+    import zipfile
+    from types import SimpleNamespace
+
+    import numpy as np
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("network")
+    code = (
+        f"import torch\n\n\n{inspect.getsource(Planted)}\n\ndef planted():\n    return Planted()\n"
+    )
+    (folder / "planted_net.py").write_text(code)
+    model = planted()
+    save_file(model.state_dict(), folder / "weights.safetensors")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (400, 8, 8, 3)).astype(np.uint8)
+    pixels = (pixels * rng.uniform(0.2, 1.0, (400, 1, 1, 3))).astype(np.uint8)
+    x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = model(x)
+        model.head.bias -= logits.mean(0)  # no class is everybody's
+        logits = model(x)
+    save_file(model.state_dict(), folder / "weights.safetensors")
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for i, (image, label) in enumerate(zip(pixels, logits.argmax(1).tolist(), strict=True)):
+            data = io.BytesIO()
+            Image.fromarray(image).save(data, "png")
+            archive.writestr(f"{label}/{i:04d}.png", data.getvalue())
+    return SimpleNamespace(
+        folder=folder,
+        weights=folder / "weights.safetensors",
+        images=folder / "images.zip",
+        spec="planted_net:planted",
+        model=model,
+    )

@@ -70,7 +70,7 @@ def test_layers_are_fitted_in_the_order_in_which_they_run(net: Net) -> None:
         with torch.no_grad():
             cut.a.weight[2].zero_()
         seen = list[int]()
-        Adapter(net, cut, BATCHES, lambda seen=seen: seen.append(1)).run(names)
+        Adapter(net, cut, BATCHES, progress=lambda seen=seen: seen.append(1)).run(names)
         assert len(seen) == 3
         cuts.append(cut.state_dict())
     assert all(torch.equal(x, cuts[1][name]) for name, x in cuts[0].items())
@@ -98,3 +98,25 @@ def test_what_runs_twice_has_no_mean_of_its_own() -> None:
     mean = cut.bn.running_mean.clone()
     Adapter(net, cut, BATCHES).run(["a"])
     assert torch.equal(cut.bn.running_mean, mean)
+
+
+def test_outputs_that_left_are_no_target() -> None:
+    """Two layers in a row, both cut: what is left of the second is fitted to what is left."""
+    from sprue.structure.cut import together, without
+    from sprue.structure.units import groups
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            *(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 1))
+        ).eval()
+    leaving = together((group, [1, 3]) for group in groups(net, (IMAGES,)))
+    cut = without(net, leaving)
+    before = error(net, cut)
+    Adapter(net, cut, BATCHES, leaving).run(["2", "4"])
+    assert error(net, cut) < 0.5 * before
+    with torch.no_grad():
+        stay = [0, 2, 4, 5, 6, 7]
+        middle = net[:3](IMAGES)[:, stay]
+        away = (cut[:3](IMAGES) - middle).square().mean() / middle.var()
+    assert away < 0.2

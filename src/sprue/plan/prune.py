@@ -191,10 +191,11 @@ class Pruner:
             (part.group, part.curve.order[:count])
             for part, count in zip(self.parts, counts, strict=True)
         ]
-        cut = without(self.model, together(chosen)).eval()
+        leaving = together(chosen)
+        cut = without(self.model, leaving).eval()
         if adapt:
             some = [g for g, units in chosen if units]
-            Adapter(self.model, cut, self._batches).run(_layers(some))
+            Adapter(self.model, cut, self._batches, leaving).run(_layers(some))
         left = {
             _layers([part.group])[0]: (len(part.group), len(part.group) - count)
             for part, count in zip(self.parts, counts, strict=True)

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from sprue.structure.readings import columns_of, hooked, rows_of
+from sprue.structure.cut import Leaving
+from sprue.structure.program import Pass, Program
+from sprue.structure.readings import columns_of, rows_of, thinned
+from sprue.structure.ties import Place
 
 _DAMPING = 1e-3  # at least, as a share of the mean diagonal
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-class _StopError(Exception):
-    """What a layer gets and gives is known."""
+_PRODUCTS = ("conv1d", "conv2d", "convolution", "linear")
 
 
 @dataclass
@@ -56,78 +56,96 @@ class _Moments:
 class Adapter:
     """The layers of `cut`, fitted to those of `original`.
 
+    Both networks run once, all batches side by side, and wait at each layer until it is fitted.
+
     Attributes:
         original: what was cut; stays.
         cut: what is left of it; its layers are changed.
-        batches: arguments of both.
+        batches: arguments of both, all of one shape.
+        leaving: what was cut, as `structure.cut` takes it.
         progress: called after every layer.
     """
 
     original: nn.Module
     cut: nn.Module
     batches: Sequence[tuple[Any, ...]]
+    leaving: Leaving = field(default_factory=dict)
     progress: Callable[[], None] = lambda: None
-    _norms: dict[str, str] = field(default_factory=dict)
 
     @torch.no_grad()
     def run(self, names: Sequence[str]) -> None:
-        """Fit the named layers (Linear, or convolutions with groups of 1), as the network runs."""
-        order, self._norms = self._order(set(names))
-        for name in order:
-            self._fit(name)
+        """Fit the named layers (Linear, or convolutions with groups of 1), as the network runs.
+
+        A layer that runs more than once stays as it is.
+        """
+        whole, left = (Program(model, self.batches[0]) for model in (self.original, self.cut))
+        pairs = _places(whole, left, names)
+        theirs = [Pass(whole, batch) for batch in self.batches]
+        mine = [Pass(left, batch) for batch in self.batches]
+        for name, (a, b) in pairs.items():
+            module, moments = self.cut.get_submodule(name), _Moments()
+            rows = self._rows(name)
+            for original, cut in zip(theirs, mine, strict=True):
+                target = rows_of(module, original.past(a))
+                cut.until(b)
+                x = columns_of(module, cut.value(b.args[0]))
+                some = thinned(x.shape[1], len(x))
+                moments.add(x[some], (target if rows is None else target[:, rows])[some])
+            self._fit(module, moments, _norm_after(left, b))
             self.progress()
 
-    def _order(self, names: set[str]) -> tuple[list[str], dict[str, str]]:
-        """Layers as they first run; layer -> the norm that gets its outputs and nothing else."""
-        order: list[str] = []
-        given: dict[int, str] = {}
-        norms: dict[str, str] = {}
-        kept: list[Tensor] = []  # so that no two tensors have one address
+    def _rows(self, name: str) -> Tensor | None:
+        """Outputs of a layer that are left; None: all."""
+        gone = self.leaving.get(Place(f"{name}.weight", 0))
+        if gone is None:
+            return None
+        weight: Any = self.original.get_submodule(name).weight
+        return torch.from_numpy(np.setdiff1d(np.arange(len(weight)), gone))
 
-        def ran(name: str, module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(module, _NORMS) and id(args[0]) in given:
-                norms[given[id(args[0])]] = name
-            if name in names:
-                if name in order:
-                    norms.pop(name, None)
-                    return
-                order.append(name)
-                given[id(output)] = name
-                kept.append(output)
-
-        with hooked(self.cut, ran):
-            self.cut(*self.batches[0])
-        return order, norms
-
-    def _fit(self, name: str) -> None:
-        module, moments = self.cut.get_submodule(name), _Moments()
-        for batch in self.batches:
-            _, target = self._seen(self.original, name, batch)
-            x, _ = self._seen(self.cut, name, batch)
-            moments.add(columns_of(module, x), rows_of(module, target))
+    def _fit(self, module: nn.Module, moments: _Moments, norm: str | None) -> None:
         weight: Any = module.weight
-        norm = self._norms.get(name)
         V, shift = moments.fit(weight.flatten(1), module.bias is not None or norm is not None)
         weight.copy_(V.view_as(weight).to(weight.dtype))
         if module.bias is not None:
             module.bias.copy_(shift)  # type: ignore[operator]
         elif norm is not None:
-            mean: Any = self.cut.get_submodule(norm).running_mean
+            mean = self.cut.get_buffer(norm)
             mean.sub_(shift.to(mean.dtype))
 
-    def _seen(self, model: nn.Module, name: str, batch: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        """What a layer gets and gives; what comes after it does not run."""
-        found: list[Tensor] = []
 
-        def take(_: nn.Module, args: Any, output: Tensor) -> None:
-            found.extend((args[0], output))
-            raise _StopError
+def _places(
+    whole: Program, left: Program, names: Sequence[str]
+) -> dict[str, tuple[fx.Node, fx.Node]]:
+    """Layer -> where both programs multiply with its weights, in the order in which they do."""
+    found = {}
+    for name in names:
+        a, b = (_multiplied(program, f"{name}.weight") for program in (whole, left))
+        if a is not None and b is not None:
+            found[name] = (a, b)
+    place = {node: i for i, node in enumerate(left.nodes)}
+    return dict(sorted(found.items(), key=lambda pair: place[pair[1][1]]))
 
-        hook = model.get_submodule(name).register_forward_hook(take)
-        try:
-            model(*batch)
-        except _StopError:
-            pass
-        finally:
-            hook.remove()
-        return found[0], found[1]
+
+def _multiplied(program: Program, weight: str) -> fx.Node | None:
+    """The only node that reads a weight, where it is a product."""
+    node = program.parameter(weight)
+    if node is None or len(node.users) != 1:
+        return None
+    user = next(iter(node.users))
+    name = str(user.target).removeprefix("aten.").split(".")[0]
+    return user if name in _PRODUCTS and user.args[1] is node else None
+
+
+def _norm_after(program: Program, node: fx.Node) -> str | None:
+    """The running mean that a shift of these outputs can go into: nothing else may read either."""
+    if len(node.users) != 1:
+        return None
+    norm = next(iter(node.users))
+    if "batch_norm" not in str(norm.target) or norm.args[0] is not node:
+        return None
+    for argument in norm.args[1:]:
+        name = program.name(argument)
+        if name is not None and name.endswith("running_mean"):
+            assert isinstance(argument, fx.Node)
+            return name if len(argument.users) == 1 else None
+    return None

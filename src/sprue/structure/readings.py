@@ -21,6 +21,9 @@ from torch.nn import functional
 Pull = Callable[[Any, torch.Generator], Tensor]  # outputs -> minus a log likelihood, summed
 
 
+_EACH, _LEAST = 8, 4096  # positions of a batch for each column, and at least
+
+
 @dataclass(frozen=True)
 class Answers:
     """What the outputs of a network mean.
@@ -129,6 +132,16 @@ def rows_of(module: nn.Module, y: Tensor) -> Tensor:
     return y.reshape(-1, y.shape[-1])
 
 
+def thinned(columns: int, rows: int) -> slice:
+    """Which of the positions of a batch are enough to know the moments of so many columns by.
+
+    Neighbors in an image see much the same: of early layers, which have a thousand positions for
+    every column, evenly spaced ones are taken.
+    """
+    enough = max(_EACH * columns, _LEAST)
+    return slice(0, None, max(1, rows // enough))
+
+
 @contextmanager
 def hooked(model: nn.Module, ran: Callable[[str, nn.Module, Any, Any], None]) -> Iterator[None]:
     """Within a `with`: `ran` is called with name, module, arguments and output of all that runs."""
@@ -162,6 +175,7 @@ class _Sums:
     @torch.no_grad()
     def inputs(self, module: nn.Module, x: Tensor) -> None:
         columns = columns_of(module, x.detach())
+        columns = columns[thinned(columns.shape[1], len(columns))]
         if self.H is None:
             self.H = torch.zeros(columns.shape[1], columns.shape[1])
         self.H.addmm_(columns.T, columns)
