@@ -149,8 +149,8 @@ def degate(
         BudgetError: a budget that cannot be met by anything.
         ResourceError: the disk is full.
     """
-    _check(given, asked)
     net = given.open()
+    _check(given, asked)
     parts = _Parts.read(given, net, asked)
     key = _key(given, asked, net, parts)
     with Workshop(Path(out), key, resume) as workshop:
@@ -368,7 +368,10 @@ class _Job:
                 f"{share:.1%} of the FLOPs cannot be met: the least that this model can be cut to "
                 f"is {least:.1%}"
             )
-        return self._pruner.prune(share)
+        found = self._pruner.prune(share)
+        left = {**(self.workshop.noted("left") or {}), f"{found.flops:.6f}": found.left}
+        self.workshop.note("left", left)
+        return found
 
     def _prove(self, picks: Sequence[Trial], search: Search, out: str) -> NetworkReport:
         """In turn, until one fails; the last that passed is the result, or else the first."""
@@ -417,6 +420,7 @@ class _Job:
                     "examples": len(self.parts.prove),
                 },
             },
+            "pruned": (self.workshop.noted("left") or {}).get(f"{trial.share:.6f}", {}),
             "trials": [asdict(t) for t in search.trials],
             "fallbacks": list(search.fallbacks),
         }

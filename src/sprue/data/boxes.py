@@ -109,17 +109,28 @@ class Letterbox:
         pillow = _pillow()
         height, width = self.size
         inner = self._inner(image.size)
-        way = (
-            pillow.Resampling.BICUBIC if self.resample == "bicubic" else pillow.Resampling.BILINEAR
-        )
-        scaled = image.convert("RGB").resize(inner, way)
         spare = (width - inner[0], height - inner[1])
         shift = (0, 0) if self.anchor == "corner" else (spare[0] // 2, spare[1] // 2)
         whole = pillow.new("RGB", (width, height), (self.pad,) * 3)
-        whole.paste(scaled, shift)
+        whole.paste(self._scaled(image.convert("RGB"), inner), shift)
         how = Preprocess(mean=self.mean, std=self.std, color=self.color, top=self.top)
         scale = (inner[0] / image.size[0], inner[1] / image.size[1])
         return how.array(whole), scale, shift
+
+    def _scaled(self, image: Any, size: tuple[int, int]) -> Any:
+        """At `size`, (width, height).
+
+        Stretched images are smoothed as they shrink, as Pillow does it and DETR is trained;
+        letterboxed ones are not, as OpenCV does it and the YOLOs are trained: smoothing costs YOLOX
+        nano 1.4 points of mAP50 on 64 images of COCO.
+        """
+        pillow = _pillow()
+        bicubic = self.resample == "bicubic"
+        way = pillow.Resampling.BICUBIC if bicubic else pillow.Resampling.BILINEAR
+        if not self.letterbox:
+            return image.resize(size, way)
+        step = (image.size[0] / size[0], 0, 0, 0, image.size[1] / size[1], 0)
+        return image.transform(size, pillow.Transform.AFFINE, step, way)
 
     def _inner(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) that an image of `size` is scaled to."""
@@ -127,7 +138,8 @@ class Letterbox:
         if not self.letterbox:
             return width, height
         ratio = min(width / size[0], height / size[1])
-        return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+        cut = 1e-6 if self.anchor == "corner" else 0.5  # YOLOX drops the fraction, others round
+        return max(1, int(size[0] * ratio + cut)), max(1, int(size[1] * ratio + cut))
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,10 @@ def _task(config: Any, folder: Path, asked: str | None) -> tuple[str, str]:
     for ending, (task, auto) in _AUTO.items():
         if name.endswith(ending) if asked is None else asked == task:
             return task, auto
+    if name.endswith(("ForCausalLM", "LMHeadModel")) and asked is None:
+        raise InputError(
+            f"{folder} holds a language model ({name}): compress and verify it without --target"
+        )
     known = ", ".join(nets.TASKS)
     raise InputError(
         f"{folder} holds a {name or 'model of no named class'}, which is for none of the tasks "

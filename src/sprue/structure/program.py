@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sprue.structure.units import names_of
 
+
 class Program:
     """What a network does with inputs of one shape.
 
@@ -79,9 +80,7 @@ class Program:
         """The value of a node, once what it reads has one."""
         if node.op == "get_attr":
             return getattr(self._graph, str(node.target))
-        args, kwargs = tree_map_only(
-            fx.Node, lambda n: values[n], (node.args, node.kwargs)
-        )
+        args, kwargs = tree_map_only(fx.Node, lambda n: values[n], (node.args, node.kwargs))
         target: Any = node.target
         return target(*args, **kwargs)
 

@@ -1,0 +1,181 @@
+"""Networks that are made smaller for an engine, from the command line and back from disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sprue import degate as verb
+from sprue.cli import main
+from sprue.degating import artifact
+from sprue.errors import InputError
+from sprue.runtime.engines import open_session
+
+
+@pytest.fixture(autouse=True)
+def here(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(network.folder)
+    monkeypatch.syspath_prepend(str(network.folder))
+    monkeypatch.setattr(verb, "SHARES", (0.5, 0.3))  # the least of several is enough here
+    monkeypatch.setattr("sprue.proof.latency._ROUND", 0.001)
+
+
+def command(network: Any, out: Path, *more: str) -> list[str]:
+    return [
+        *("compress", network.spec, "--weights", str(network.weights), "--input", "3x8x8"),
+        *("--calibrate", str(network.images), "--out", str(out), "--quiet", *more),
+    ]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_network_becomes_smaller_and_answers_the_same(
+    network: Any, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code = main(command(network, out, "--target", target, "--keep", "90%", "--json"))
+    told = json.loads(capsys.readouterr().out)
+    assert code == (0 if told["passed"] else 1)
+    assert told["verdict"]["kept_at_least"] >= 0.9
+    assert told["bytes"]["ratio"] < 0.8
+    assert {t["precision"] for t in told["trials"]} == {"fp32", "int8"}
+    assert min(t["share"] for t in told["trials"]) < 0.5  # what repeats itself was found
+    result = artifact.read(out)
+    assert result.told["verdict"]["statement"] == told["statement"]
+    assert result.told["saturation"]["matrices"] == 3 or result.told["cut"]["precision"] == "fp32"
+    session = open_session(result.file, ["x"])
+    assert session.run([np.zeros((5, 3, 8, 8), np.float32)]).shape == (5, 4)
+    assert not (tmp_path / ".out.partial").exists()
+
+    page = tmp_path / "page.html"
+    again = [
+        *("verify", network.spec, str(out), "--weights", str(network.weights), "--input", "3x8x8"),
+        *("--data", str(network.images), "--keep", "90%", "--quiet", "--report", str(page)),
+    ]
+    assert main(again) == 0
+    assert "Kept: at least" in capsys.readouterr().out
+    assert "<svg" in page.read_text()
+    assert artifact.read(out).told["verdict"]["data"]["examples"] == 400
+
+
+def test_dense_is_pruned_alone(
+    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--target", "dense", "--flops", "40%", "--keep", "50%", "--json")
+    assert main(command(network, tmp_path / "out", *more)) == 0
+    pruned = artifact.read(tmp_path / "out").told["pruned"]
+    assert {before for before, _ in pruned.values()} == {64}
+    assert min(after for _, after in pruned.values()) < 64
+    told = json.loads(capsys.readouterr().out)
+    assert {t["precision"] for t in told["trials"]} == {"fp32"}
+    assert told["parameters"]["result"] < 0.6 * told["parameters"]["original"]
+
+
+def test_the_same_seed_gives_the_same_file(network: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        more = ("--target", "onnxruntime", "--flops", "40%", "--keep", "50%")
+        main(command(network, tmp_path / name, *more))
+    a, b = (artifact.read(tmp_path / name) for name in ("a", "b"))
+    if a.file.name == b.file.name and a.told["cut"]["precision"] == b.told["cut"]["precision"]:
+        assert a.told["files"] == b.told["files"]
+
+
+def test_a_budget_that_is_not_met_gives_the_best_and_says_so(
+    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--target", "onnxruntime", "--size", "1%", "--keep", "99%")
+    assert main(command(network, tmp_path / "out", *more)) == 1
+    assert "Not met: size is" in capsys.readouterr().out
+    assert artifact.read(tmp_path / "out").file.is_file()
+
+
+def test_interrupted_work_goes_on(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "out", []
+    given = verb.Given(network.spec, network.weights, shape=(3, 8, 8), calibrate=network.images)
+    asked = verb.Asked("onnxruntime", 0.5)
+
+    def stop(words: str) -> None:
+        seen.append(words)
+        if "50% of the FLOPs" in words:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verb.degate(given, out, asked, progress=stop)
+    assert (tmp_path / ".out.partial").is_dir()
+    with pytest.raises(InputError, match="another budget"):
+        verb.degate(given, out, verb.Asked("onnxruntime", 0.6), resume=True)
+    words: list[str] = []
+    report = verb.degate(given, out, asked, resume=True, progress=words.append)
+    assert "the whole network" in seen
+    assert "the whole network" not in words  # that was done
+    assert len([t for t in report.trials if t["share"] == 1]) == 2
+
+
+def test_wrong_commands(
+    network: Any,
+    tiny_encoder: Callable[..., Path],
+    tmp_path: Path,
+    base6m: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    target = ("--target", "onnxruntime")
+    plain = ["compress", network.spec, "--weights", str(network.weights), "--input", "3x8x8"]
+    rows = [
+        (command(network, out), "state what it is for with --target"),
+        (command(network, out, *target, "--bits", "4"), "--bits is for language models"),
+        (command(network, out, *target, "--size", "huge"), "a share of the original's"),
+        (command(network, out, *target, "--flops", "0.01%"), "cannot be met"),
+        ([*plain, "--out", str(out), *target], "cut by examples"),
+        (["compress", str(base6m), "--out", str(out), *target], "holds a language model"),
+        (
+            [
+                "compress",
+                str(tiny_encoder("Model")),
+                "--out",
+                str(out),
+                *target,
+                "--calibrate",
+                str(tmp_path / "no.tsv"),
+            ],
+            "no such file",
+        ),
+        (command(network, out, *target, "--calibrate", str(network.images)), "takes one file"),
+    ]
+    for arguments, says in rows:
+        assert main(arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert says in error, error
+        assert error.count("sprue: error: ") == 1
+        assert "Traceback" not in error
+        assert not out.exists()
+        assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_result_that_was_damaged(
+    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    main(command(network, out, "--target", "onnxruntime", "--flops", "40%", "--keep", "50%"))
+    capsys.readouterr()
+    verify = [
+        *("verify", network.spec, str(out), "--weights", str(network.weights), "--input", "3x8x8"),
+        *("--data", str(network.images), "--quiet"),
+    ]
+    whole = (out / "model.onnx").read_bytes()
+    (out / "model.onnx").write_bytes(whole[:-10])
+    assert main(verify) == 2
+    assert "is not what was written" in capsys.readouterr().err
+    (out / "model.onnx").unlink()
+    assert main(verify) == 2
+    assert "is missing" in capsys.readouterr().err
+    shutil.rmtree(out)
+    assert main(verify) == 2
+    assert "no such folder or file" in capsys.readouterr().err
