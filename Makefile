@@ -61,7 +61,8 @@ check: env
 # Never part of the tests: every script prints ratios against peers, keeps its figures in
 # benchmarks/results, and goes on where it was cut short. `make bench-quality ARGS=--help`.
 BENCHES := bench-caldera bench-quality bench-budget bench-sparsity bench-slim bench-sweep bench-ratio \
-  bench-experts bench-activations bench-activations_quality bench-speed bench-memory bench-resume
+  bench-experts bench-activations bench-activations_quality bench-speed bench-memory bench-resume \
+  bench-degating
 .PHONY: $(BENCHES) bench-report
 bench: $(BENCHES)
 

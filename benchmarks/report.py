@@ -11,6 +11,7 @@ import common
 import plot
 import tables_activations
 import tables_budget
+import tables_degating
 import tables_experts
 import tables_resume
 import tables_sparsity
@@ -34,7 +35,7 @@ def main() -> None:
     sections = (
         *(caldera(), tables_budget.section(), tables_sparsity.section(), tables_sweep.section()),
         *(tables_experts.section(), tables_activations.section()),
-        *(memory(), speed(), tables_resume.section()),
+        *(memory(), speed(), tables_resume.section(), tables_degating.section()),
     )
     parts += [part for part in sections if part]
     text = "\n".join(part.rstrip() + "\n" for part in parts)
