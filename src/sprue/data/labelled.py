@@ -233,9 +233,10 @@ def _is_header(names: list[str]) -> bool:
 
 def _places(width: int, task: str) -> list[str] | None:
     """Names for columns that have none."""
-    if task == SENTENCES and width in (1, 3):
-        return ["text"] if width == 1 else ["sentence1", "sentence2", "score"]
-    if task not in (TEXTS, SENTENCES) or width < 2:
+    if task == SENTENCES:
+        known = ["text"], ["text", "label"], ["sentence1", "sentence2", "score"]
+        return known[width - 1] if width <= len(known) else None
+    if task != TEXTS or width < 2:
         return None
     return ["text", *(f"column {i}" for i in range(2, width)), "label"]
 

@@ -22,6 +22,7 @@ from sprue.runtime.engines import Session, open_session
 _BATCH = 32  # examples that are run at once where only answers matter
 THROUGHPUT = 16  # examples at once where many are to be served
 _FEW_ROUNDS = 7
+_ROUNDING = 1e-4  # of the largest output: what engines differ by for the same float32 network
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,23 @@ class Bench:
 
     def judged(self, answers: NDArray[Any]) -> tuple[scores.Kept, ...]:
         """What answers to all examples kept, by every metric."""
+        same = self._same(answers)
         return tuple(
-            scores.paired(m, got, m.read(answers, self.examples.truth), seed=self.seed)
+            scores.paired(m, got, m.read(answers, self.examples.truth), seed=self.seed, same=same)
             for m, got in zip(self.metrics, self._got, strict=True)
         )
 
     def kept(self, path: Path) -> scores.Kept:
         """By the first metric alone."""
         metric, got = self.metrics[0], self._got[0]
-        answers = metric.read(self.outputs(path), self.examples.truth)
-        return scores.paired(metric, got, answers, seed=self.seed)
+        answers = self.outputs(path)
+        read = metric.read(answers, self.examples.truth)
+        return scores.paired(metric, got, read, seed=self.seed, same=self._same(answers))
+
+    def _same(self, answers: NDArray[Any]) -> bool:
+        """Whether these are the original's answers but for rounding."""
+        most = float(np.abs(self._answers).max())
+        return float(np.abs(answers - self._answers).max()) <= _ROUNDING * most
 
     def turns(self, path: Path, batch: int = 1, rounds: int = _FEW_ROUNDS) -> Turns:
         """Both files in turns, on the first examples."""

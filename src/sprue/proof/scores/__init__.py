@@ -40,8 +40,10 @@ def metrics_for(
         classes: names of outputs, where they are known.
 
     Raises:
-        InputError: a task that cannot be scored without truth.
+        InputError: a task that cannot be scored without truth, or outputs that are not finite.
     """
+    if not np.isfinite(original).all():
+        raise InputError("the original gives outputs that are not finite: its weights are damaged")
     if task == nets.BOXES:
         return _boxes(truth, original, decoder or "yolox", size or (0, 0))
     if task == nets.SENTENCES:

@@ -31,17 +31,25 @@ class Spans(Means):
 
     def read(self, outputs: NDArray[Any], truth: Any) -> NDArray[np.float64]:
         """Of each example; logits [examples, tokens, 2] for start and end."""
-        return np.array([self._best(o, t) for o, t in zip(outputs, truth, strict=True)])
+        # whether a question may be left unanswered is asked of all of them: the truth of one must
+        # not tell its answer
+        nullable = any(not answer.texts for answer in truth)
+        said = [spoken(o, t, nullable) for o, t in zip(outputs, truth, strict=True)]
+        return np.array([self._best(g, t) for g, t in zip(said, truth, strict=True)])
 
-    def _best(self, logits: NDArray[Any], answer: Any) -> float:
-        given = spoken(logits, answer)
+    def _best(self, given: str, answer: Any) -> float:
         if not answer.texts:
             return float(not given)
         return max(self.score(given, text) for text in answer.texts)
 
 
-def spoken(logits: NDArray[Any], answer: Any) -> str:
-    """The likeliest span of the context, as text; "" where no span is likelier than none at all."""
+def spoken(logits: NDArray[Any], answer: Any, nullable: bool = False) -> str:
+    """The likeliest span of the context, as text.
+
+    "" where there is no context, or, if `nullable`, where the first token, as start and end, is
+    likelier than any span (SQuAD 2.0: Rajpurkar, Jia and Liang 2018; Devlin et al. 2019, section
+    4.3).
+    """
     inside = np.flatnonzero(answer.offsets[:, 0] >= 0)
     if not len(inside):
         return ""
@@ -50,7 +58,7 @@ def spoken(logits: NDArray[Any], answer: Any) -> str:
     first, last = np.meshgrid(inside, inside, indexing="ij")
     sums[(last < first) | (last - first >= _LONGEST)] = -np.inf
     i, j = np.unravel_index(int(sums.argmax()), sums.shape)
-    if not answer.texts and logits[0].sum() > sums[i, j]:
+    if nullable and logits[0].sum() > sums[i, j]:
         return ""
     found: str = answer.between(int(inside[i]), int(inside[j]))
     return found

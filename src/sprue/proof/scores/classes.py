@@ -28,7 +28,8 @@ class Top(Means):
         """1 or 0 for each example; logits [examples, classes]."""
         labels = labels_of(outputs, truth)
         best = np.argsort(-outputs, 1, kind="stable")[:, : self.k]
-        return np.asarray((best == labels[:, None]).any(1), np.float64)
+        finite = np.isfinite(outputs).all(1)  # an argmax of NaN would be right by chance
+        return np.asarray((best == labels[:, None]).any(1) & finite, np.float64)
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ def labels_of(outputs: NDArray[Any], truth: Any) -> NDArray[np.int64]:
         InputError: one that the network has no output for.
     """
     labels = np.asarray(truth, np.int64)
-    if len(labels) and int(labels.max()) >= outputs.shape[-1]:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < outputs.shape[-1]:
+        wrong = int(labels.max()) if labels.min() >= 0 else int(labels.min())
         raise InputError(
-            f"a label is number {int(labels.max())}, the network tells only {outputs.shape[-1]} "
+            f"a label is number {wrong}, the network tells only {outputs.shape[-1]} "
             "classes apart: labels and model do not match"
         )
     return labels

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sprue.errors import InputError
+
 _STRIDES = (8, 16, 32)
 _LEAST = 1e-3  # score below which nothing counts
 _OVERLAP = 0.65  # above which the weaker of two boxes of a class goes
 _CANDIDATES = 2000  # boxes of an image before that
 _MOST = 300  # and after
+_GROWN = 20.0  # logarithm of cells in a side: far beyond any image, far from overflow
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,23 @@ def decode(outputs: NDArray[Any], decoder: str, size: tuple[int, int]) -> list[D
             + 1], box relative, logits of which the last says that nothing is there.
         decoder: one of these.
         size: (height, width) of the array.
+
+    Raises:
+        InputError: outputs of another shape.
     """
+    _check(outputs, decoder)
     if decoder == "detr":
         return [_queries(one, size) for one in np.asarray(outputs, np.float64)]
     return [_anchors(one, decoder, size) for one in np.asarray(outputs, np.float64)]
+
+
+def _check(outputs: NDArray[Any], decoder: str) -> None:
+    least = {"yolox": 6, "yolov5": 6, "yolov8": 5, "detr": 6}[decoder]
+    if outputs.ndim != 3 or outputs.shape[1 if decoder == "yolov8" else 2] < least:
+        raise InputError(
+            f"{decoder} reads outputs [images, boxes, numbers], got {list(outputs.shape)}: state "
+            "another --decoder"
+        )
 
 
 def _queries(one: NDArray[Any], size: tuple[int, int]) -> Detections:
@@ -77,7 +93,13 @@ def _grid(boxes: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         places.append(np.stack([x.ravel(), y.ravel()], 1))
         strides.append(np.full((rows * columns, 1), stride))
     cell, step = np.concatenate(places), np.concatenate(strides)
-    return np.concatenate([(boxes[:, :2] + cell) * step, np.exp(boxes[:, 2:]) * step], 1)
+    if len(cell) != len(boxes):
+        raise InputError(
+            f"yolox expects {len(cell)} boxes for images of {size[0]} x {size[1]} pixels, got "
+            f"{len(boxes)}: state another --decoder, or the size"
+        )
+    grown = np.exp(np.minimum(boxes[:, 2:], _GROWN))
+    return np.concatenate([(boxes[:, :2] + cell) * step, grown * step], 1)
 
 
 def _corners(boxes: NDArray[Any]) -> NDArray[Any]:

