@@ -15,6 +15,7 @@ from sprue import degate as verb
 from sprue.cli import main
 from sprue.degating import artifact
 from sprue.errors import InputError
+from sprue.proof.resident import Resident
 from sprue.runtime.engines import open_session
 
 
@@ -22,8 +23,9 @@ from sprue.runtime.engines import open_session
 def here(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(network.folder)
     monkeypatch.syspath_prepend(str(network.folder))
-    monkeypatch.setattr(verb, "SHARES", (0.5, 0.3))  # the least of several is enough here
+    monkeypatch.setattr(verb, "SHARES", (0.4,))  # one share is enough here
     monkeypatch.setattr("sprue.proof.latency._ROUND", 0.001)
+    monkeypatch.setattr("sprue.proof.resident.measure", lambda *_: Resident(2, 1))
 
 
 def command(network: Any, out: Path, *more: str) -> list[str]:
@@ -47,7 +49,10 @@ def test_a_network_becomes_smaller_and_answers_the_same(
     assert min(t["share"] for t in told["trials"]) < 0.5  # what repeats itself was found
     result = artifact.read(out)
     assert result.told["verdict"]["statement"] == told["statement"]
-    assert result.told["saturation"]["matrices"] == 3 or result.told["cut"]["precision"] == "fp32"
+    cut = result.told["cut"]
+    assert cut["precision"] == "fp32" or (
+        result.told["saturation"]["matrices"] == 3 - cut["spared"]
+    )
     session = open_session(result.file, ["x"])
     assert session.run([np.zeros((5, 3, 8, 8), np.float32)]).shape == (5, 4)
     assert not (tmp_path / ".out.partial").exists()
@@ -63,26 +68,39 @@ def test_a_network_becomes_smaller_and_answers_the_same(
     assert artifact.read(out).told["verdict"]["data"]["examples"] == 400
 
 
-def test_dense_is_pruned_alone(
+def test_dense_is_pruned_alone_and_the_same_every_time(
     network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("--target", "dense", "--flops", "40%", "--keep", "50%", "--json")
-    assert main(command(network, tmp_path / "out", *more)) == 0
-    pruned = artifact.read(tmp_path / "out").told["pruned"]
-    assert {before for before, _ in pruned.values()} == {64}
-    assert min(after for _, after in pruned.values()) < 64
+    assert main(command(network, tmp_path / "a", *more)) == 0
     told = json.loads(capsys.readouterr().out)
     assert {t["precision"] for t in told["trials"]} == {"fp32"}
     assert told["parameters"]["result"] < 0.6 * told["parameters"]["original"]
+    assert main(command(network, tmp_path / "b", *more)) == 0
+    capsys.readouterr()
+    a, b = (artifact.read(tmp_path / name).told for name in ("a", "b"))
+    assert a["files"] == b["files"]
+    assert {before for before, _ in a["pruned"].values()} == {64}
+    assert min(after for _, after in a["pruned"].values()) < 64
+    _damage(network, tmp_path / "a", capsys)
 
 
-def test_the_same_seed_gives_the_same_file(network: Any, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        more = ("--target", "onnxruntime", "--flops", "40%", "--keep", "50%")
-        main(command(network, tmp_path / name, *more))
-    a, b = (artifact.read(tmp_path / name) for name in ("a", "b"))
-    if a.file.name == b.file.name and a.told["cut"]["precision"] == b.told["cut"]["precision"]:
-        assert a.told["files"] == b.told["files"]
+def _damage(network: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A result that was altered is refused."""
+    verify = [
+        *("verify", network.spec, str(out), "--weights", str(network.weights), "--input", "3x8x8"),
+        *("--data", str(network.images), "--quiet"),
+    ]
+    whole = (out / "model.onnx").read_bytes()
+    (out / "model.onnx").write_bytes(whole[:-10])
+    assert main(verify) == 2
+    assert "is not what was written" in capsys.readouterr().err
+    (out / "model.onnx").unlink()
+    assert main(verify) == 2
+    assert "is missing" in capsys.readouterr().err
+    shutil.rmtree(out)
+    assert main(verify) == 2
+    assert "no such folder or file" in capsys.readouterr().err
 
 
 def test_a_budget_that_is_not_met_gives_the_best_and_says_so(
@@ -103,7 +121,7 @@ def test_interrupted_work_goes_on(
 
     def stop(words: str) -> None:
         seen.append(words)
-        if "50% of the FLOPs" in words:
+        if "40% of the FLOPs" in words:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -157,25 +175,3 @@ def test_wrong_commands(
         assert "Traceback" not in error
         assert not out.exists()
         assert not (tmp_path / ".out.partial").exists()
-
-
-def test_a_result_that_was_damaged(
-    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    main(command(network, out, "--target", "onnxruntime", "--flops", "40%", "--keep", "50%"))
-    capsys.readouterr()
-    verify = [
-        *("verify", network.spec, str(out), "--weights", str(network.weights), "--input", "3x8x8"),
-        *("--data", str(network.images), "--quiet"),
-    ]
-    whole = (out / "model.onnx").read_bytes()
-    (out / "model.onnx").write_bytes(whole[:-10])
-    assert main(verify) == 2
-    assert "is not what was written" in capsys.readouterr().err
-    (out / "model.onnx").unlink()
-    assert main(verify) == 2
-    assert "is missing" in capsys.readouterr().err
-    shutil.rmtree(out)
-    assert main(verify) == 2
-    assert "no such folder or file" in capsys.readouterr().err
