@@ -126,6 +126,35 @@ class Softmax(nn.Module):
         return self.o(a.transpose(1, 2).flatten(2))
 
 
+class Enlarged(nn.Module):
+    """A transposed convolution between two others, and its gate, one minus another's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.turned = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 6, 2, stride=2)
+        self.b, self.head = nn.Conv2d(6, 5, 1), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.turned(torch.relu(self.a(x)))
+        x = torch.rsub(x.sigmoid(), 1.0) * x
+        return self.head(self.b(x).mean((2, 3)))
+
+
+class Scored(nn.Module):
+    """Heads that are added up by scores which need all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.v, self.o = nn.Linear(12, 4), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.up, self.down = nn.Linear(12, 20), nn.Linear(20, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.v(x).view(*x.shape[:2], 4, 3).transpose(1, 2)
+        a = torch.cumsum(self.score(x), -1).transpose(1, 2)[:, :, None].softmax(-1)
+        x = x + self.o((a @ v).squeeze(2).flatten(1))[:, None]
+        return self.down(torch.relu(self.up(x)))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], list[int]]] = {
     # name -> how it is made, its inputs, and how many units each of its groups has
     "chain": (Chain, IMAGE, [6, 4]),
@@ -136,6 +165,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], list[int]]] 
     "attention": (Attention, TOKENS, [4, 20]),
     "grouped queries": (lambda: Attention(4, 2), TOKENS, [2, 20]),
     "softmax": (Softmax, TOKENS, [4]),
+    "enlarged": (Enlarged, IMAGE, [4, 6, 5]),
+    "scored": (Scored, TOKENS, [20]),
 }
 
 

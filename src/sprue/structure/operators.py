@@ -65,6 +65,27 @@ def _conv(g: Ties, node: fx.Node) -> Dims:
     return [x[0], out, *[None] * (len(x) - 2)]
 
 
+def _conv_transposed(g: Ties, node: fx.Node) -> Dims:
+    x, w = g.dims(_args(node)[0]), g.dims(_args(node)[1])
+    bias = _args(node)[2] if len(_args(node)) > 2 else None
+    count = int(_args(node)[6]) if len(_args(node)) > 6 else 1
+    for nodes in w[2:]:
+        g.keep(nodes)
+    if count == 1:
+        g.read(x[1], w[0])
+        if bias is not None:
+            g.tie(g.dims(bias)[0], w[1])
+        return [x[0], w[1], *[None] * (len(x) - 2)]
+    g.keep(x[1])
+    g.keep_all(_args(node)[1:3])
+    return [None] * len(x)
+
+
+def _checked(g: Ties, node: fx.Node) -> Dims:
+    """Nothing is done to what is looked at."""
+    return []
+
+
 def _linear(g: Ties, node: fx.Node) -> Dims:
     x, w = g.dims(_args(node)[0]), g.dims(_args(node)[1])
     g.read(x[-1], w[1])
@@ -87,12 +108,16 @@ def _matmul(g: Ties, node: fx.Node) -> Dims:
         return [None] * len(shape_of(node))
     _tie_if(g, a[-1], b[-2])
     out: Dims = [None] * (len(shape_of(node)) - 2)
+    sizes = [shape_of(x) for x in _args(node)[:2]]
     for k in range(3, len(out) + 3):
-        found = [x[-k] for x in (a, b) if len(x) >= k and x[-k] is not None]
-        if len(found) == 2:
-            g.tie(*found)
-        if found:
-            out[-(k - 2)] = found[0]
+        # one of size 1, or none, is used for all of the other's
+        full = [x[-k] for x, n in zip((a, b), sizes, strict=True) if len(n) >= k and n[-k] > 1]
+        if len(full) == 2:
+            _tie_if(g, *full)
+        out[-(k - 2)] = full[0] if full else None
+        for x, n in zip((a, b), sizes, strict=True):
+            if full and len(n) >= k and n[-k] == 1:
+                g.keep(x[-k])
     return [*out, a[-2], b[-1]]
 
 
@@ -319,11 +344,15 @@ def _expanded(g: Ties, node: fx.Node) -> Dims:
 
 
 _SAME = """relu relu_ gelu silu silu_ sigmoid tanh hardswish hardswish_ hardsigmoid hardtanh
-hardtanh_ leaky_relu elu mish softplus clamp clamp_min abs neg exp sqrt rsqrt pow erf dropout alias
-clone contiguous detach to _to_copy"""
-_BROADCAST = "add add_ sub mul mul_ div where maximum minimum"
+hardtanh_ leaky_relu elu celu selu mish softplus clamp clamp_min clamp_max abs neg exp log sqrt
+rsqrt square reciprocal erf sin cos sign floor ceil round isnan isinf logical_not bitwise_not
+dropout alias clone contiguous detach detach_ lift_fresh_copy to _to_copy"""
+_BROADCAST = """add add_ sub rsub mul mul_ div pow where maximum minimum eq ne lt le gt ge
+logical_and logical_or bitwise_and bitwise_or __and__ __or__"""
 _POOLS = """max_pool1d max_pool2d max_pool2d_with_indices avg_pool1d avg_pool2d adaptive_avg_pool1d
-adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d"""
+adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
+upsample_nearest1d upsample_linear1d upsample_nearest3d upsample_trilinear3d max_pool3d avg_pool3d
+_upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"""
 
 HANDLERS: dict[str, Callable[[Ties, fx.Node], Any]] = {
     **dict.fromkeys(_SAME.split(), _same),
@@ -337,6 +366,8 @@ HANDLERS: dict[str, Callable[[Ties, fx.Node], Any]] = {
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
     **dict.fromkeys(("pad", "constant_pad_nd"), _padded),
     **dict.fromkeys(("transpose", "t"), _transposed),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transposed),
+    "_assert_tensor_metadata": _checked,
     "linear": _linear,
     "addmm": _addmm,
     "scaled_dot_product_attention": _attention,
