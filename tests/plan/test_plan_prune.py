@@ -125,3 +125,24 @@ def test_impossible_budgets_are_refused(pruner: Pruner) -> None:
 def test_a_model_with_nothing_to_cut_is_refused() -> None:
     with pytest.raises(BudgetError, match="no unit of this model can leave"):
         Pruner(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval(), BATCHES)
+
+
+def test_widths_are_what_an_engine_computes_at_once() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            *(nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 64, 3, padding=1)),
+            *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)),
+        ).eval()
+    batches = [
+        (torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(i)),) for i in (1, 2)
+    ]
+    pruner = Pruner(net, batches, vector=16)
+    widths = set()
+    for share in (0.9, 0.6, 0.4, 0.2):
+        found = pruner.prune(share, adapt=False)
+        assert found.flops <= share
+        widths |= {after for _, after in found.left.values()}
+    assert widths <= {4, 8, 16, 32, 48, 64}
+    assert len(widths) > 3
+    assert pruner.least() == pytest.approx(pruner.flops([44, 60]))

@@ -107,3 +107,26 @@ def test_nothing_is_changed() -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(before, (one.W, one.H, one.importance), strict=True)
     )
+
+
+def test_many_leave_at_once_and_the_damage_is_still_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a group is large; what left together is close to what leaves one by one."""
+    generator = torch.Generator().manual_seed(9)
+    X = torch.randn(400, 40, generator=generator) @ torch.randn(40, 40, generator=generator)
+    X[:, 7] = X[:, 3] + 0.01 * X[:, 7]  # two that must not leave together
+    W = torch.randn(6, 40, generator=generator)
+    one = Reader(W, X.T @ X / 400, torch.ones(6), torch.arange(40)[:, None])
+    alone = eliminate([one], TINY)
+    monkeypatch.setattr("sprue.structure.repair._ONE_BY_ONE", 8)
+    monkeypatch.setattr("sprue.structure.repair._ROUNDS", 8)
+    found = eliminate([one], TINY)
+    assert sorted(found.order) == sorted(set(found.order))
+    assert len(found.order) == 39
+    assert list(found.damage) == sorted(found.damage)
+    for n in (20, 30, 39):  # where a round ends damages are those of least squares
+        assert found.damage[n - 1] <= lost(one, found.order[:n]) * (1 + 1e-4) or n < 39
+    assert found.damage[-1] == pytest.approx(lost(one, found.order), rel=1e-4)
+    half = lost(one, found.order[:20])
+    assert half <= 1.3 * alone.damage[19]
+    early = found.order[:8]
+    assert not {3, 7} <= set(early)
