@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sprue import degate as verb
 from sprue.cli import main
@@ -17,6 +19,7 @@ from sprue.degating import artifact
 from sprue.errors import InputError
 from sprue.proof.resident import Resident
 from sprue.runtime.engines import open_session
+from sprue.structure.cut import shaped
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +85,14 @@ def test_dense_is_pruned_alone_and_the_same_every_time(
     assert a["files"] == b["files"]
     assert {before for before, _ in a["pruned"].values()} == {64}
     assert min(after for _, after in a["pruned"].values()) < 64
+    whole = load_file(tmp_path / "a" / "model.safetensors")
+    back = shaped(network.model, whole)  # the cut network in torch again
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    session = open_session(tmp_path / "a" / "model.onnx", ["x"])
+    with torch.no_grad():
+        np.testing.assert_allclose(back(x).numpy(), session.run([x.numpy()]), atol=1e-3)
+    with pytest.raises(ValueError, match=r"head\.bias is missing"):
+        shaped(network.model, {n: t for n, t in whole.items() if n != "head.bias"})
     _damage(network, tmp_path / "a", capsys)
 
 

@@ -20,11 +20,12 @@ from sprue.data.feed import read_examples
 from sprue.degating import artifact
 from sprue.degating.bench import Bench
 from sprue.degating.report import report_of
-from sprue.degating.trials import SHARES, Limits, Search, Trial, chain
+from sprue.degating.trials import SHARES, Limits, Search, Trial, chain, name_of
 from sprue.errors import BudgetError, InputError
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
 from sprue.models.open_net import open_net
+from sprue.models.wired import Wired
 from sprue.plan import precision
 from sprue.plan.meaning import answers_of, loss_of
 from sprue.plan.prune import Pruned, Pruner, macs
@@ -333,6 +334,7 @@ class _Job:
         """A network of this share of the FLOPs, repaired, and trained if there is time."""
         pruned = self._pruned(share)
         if not seconds:
+            self._saved(pruned.model, share, seconds)
             return pruned.model, pruned.flops
         taught = teach(
             self.net.module,
@@ -348,7 +350,18 @@ class _Job:
             ),
             lambda done: self.progress(f"training, {100 * done:.0f}% done"),
         )
+        self._saved(taught.model, share, seconds)
         return taught.model, pruned.flops
+
+    def _saved(self, module: nn.Module, share: float, seconds: float) -> None:
+        """The weights of a dense result, by the names that they have in the user's network."""
+        if self.asked.target != DENSE:
+            return
+        from safetensors.torch import save_file
+
+        inner = module.get_submodule("net") if isinstance(module, Wired) else module
+        tensors = {n: t.detach().contiguous().clone() for n, t in inner.state_dict().items()}
+        save_file(tensors, self.workshop.folder / f"{name_of(share, seconds)}.safetensors")
 
     @property
     def _lessons_on(self) -> tuple[Tensor, ...]:
@@ -425,7 +438,9 @@ class _Job:
             "fallbacks": list(search.fallbacks),
         }
         source = self.workshop.folder / trial.file
-        return artifact.assemble(self.workshop.result, source, trial, self.net, told)
+        weights = self.workshop.folder / f"{trial.file.split('-fp32')[0]}.safetensors"
+        more = [weights] if self.asked.target == DENSE and weights.is_file() else []
+        return artifact.assemble(self.workshop.result, source, trial, self.net, told, more)
 
 
 def has_attention(module: nn.Module) -> bool:

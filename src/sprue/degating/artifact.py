@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +48,7 @@ def assemble(
     trial: Trial,
     net: nets.Net,
     told: Mapping[str, Any],
+    weights: Sequence[Path] = (),
 ) -> Path:
     """Make the folder of a result; its main file.
 
@@ -57,12 +58,15 @@ def assemble(
         trial: what it is.
         net: the original.
         told: more for sprue.json.
+        weights: safetensors to stand beside it, at most one.
     """
     folder.mkdir()
     target = folder / f"model{source.suffix}"
     shutil.copyfile(source, target)
     if source.suffix == ".xml":
         shutil.copyfile(source.with_suffix(".bin"), target.with_suffix(".bin"))
+    for file in weights:
+        shutil.copyfile(file, folder / "model.safetensors")
     if net.source.is_dir():
         for pattern in _COMPANIONS:
             for file in sorted(net.source.glob(pattern)):

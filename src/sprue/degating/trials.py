@@ -187,7 +187,7 @@ class Search:
         words = f"{100 * share:.4g}% of the FLOPs"
         self.advance(words if share < 1 else "the whole network")
         module, real = (self.net.module, 1.0) if share == 1 else self.make(share, seconds)
-        name = f"{round(1e4 * share):05d}-{round(seconds)}"
+        name = name_of(share, seconds)
         source = self._exported(module, name)
         trial = (real, seconds, sum(p.numel() for p in module.parameters()))
         self._try(source, module, precision.FP32, trial, name)
@@ -295,6 +295,11 @@ class Search:
 
     def _sure(self, share: float, seconds: float) -> float:
         return max((t.at_least for t in self._at(share, seconds)), default=0.0)
+
+
+def name_of(share: float, seconds: float) -> str:
+    """What the files of a stage begin with."""
+    return f"{round(1e4 * share):05d}-{round(seconds)}"
 
 
 def chain(trials: Sequence[Trial], keep: float, limits: Limits, looks: int = 3) -> list[Trial]:

@@ -51,6 +51,39 @@ def without(model: nn.Module, leaving: Leaving) -> nn.Module:
 
 
 @torch.no_grad()
+def shaped(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a model with these weights, whose sizes may be others: a cut network, come back.
+
+    Args:
+        model: of the class of the cut one, with any weights.
+        tensors: by the names of its parameters and buffers.
+
+    Raises:
+        ValueError: tensors of another network.
+    """
+    found = copy.deepcopy(model)
+    known = {name for same in names_of(found).values() for name in same}
+    unknown = sorted(set(tensors) - known)
+    missing = sorted(n for n in known - set(tensors) if not n.endswith("num_batches_tracked"))
+    shared = {n for same in names_of(found).values() for n in same if set(same) & set(tensors)}
+    missing = [name for name in missing if name not in shared]
+    if unknown or missing:
+        what, name = ("unknown", unknown[0]) if unknown else ("missing", missing[0])
+        raise ValueError(f"{name} is {what}: these are the weights of another network")
+    for name, new in tensors.items():
+        old = _named(found, name)
+        value = (
+            nn.Parameter(new.clone(), old.requires_grad) if isinstance(old, nn.Parameter) else new
+        )
+        for same in names_of(found)[id(old)]:
+            owner, _, local = same.rpartition(".")
+            module = found.get_submodule(owner)
+            setattr(module, local, value)
+            _follow(module)
+    return found.eval()
+
+
+@torch.no_grad()
 def silenced(model: nn.Module, group: Group, units: Iterable[int]) -> nn.Module:
     """A copy of the model in which nothing reads these units: it answers as if they had left."""
     quiet = copy.deepcopy(model)
