@@ -12,6 +12,7 @@ def trial(name: str, kept: float, latency: float, size: float = 0.3, energy: flo
     return Trial(name, 0.5, "int8", 0, 0.0, 1, 1, kept, kept - 0.005, latency, energy, size)
 
 
+NEAR = trial("n", 0.9875, 0.25)  # the search may have been unlucky
 SAFE, MIDDLE, FAST = trial("a", 1.0, 0.5), trial("b", 0.998, 0.4), trial("c", 0.996, 0.3)
 BAD, WORSE = trial("d", 0.9, 0.2), trial("e", 0.997, 0.6)
 WHOLE = trial("original", 1.0, 1.0, 1.0, 1.0)
@@ -21,6 +22,11 @@ def test_from_the_safest_to_the_fastest() -> None:
     every = [FAST, BAD, WHOLE, SAFE, WORSE, MIDDLE]
     assert chain(every, 0.99, Limits()) == [SAFE, MIDDLE, FAST]
     assert chain(every, 0.99, Limits(), looks=2) == [SAFE, FAST]
+
+
+def test_what_may_be_good_enough_comes_last() -> None:
+    assert chain([NEAR, SAFE], 0.99, Limits()) == [SAFE, NEAR]
+    assert chain([trial("m", 0.98, 0.25), SAFE], 0.99, Limits()) == [SAFE]
 
 
 def test_what_is_no_smaller_and_no_faster_is_no_result() -> None:

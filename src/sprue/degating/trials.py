@@ -1,8 +1,8 @@
 """The search for a smaller network: how much leaves it, and in which precision it is stored.
 
 Shares of the FLOPs are tried from the largest down, each network in every precision of its engine,
-until too little is kept. Where training is allowed, the time goes to the smallest share from which
-it can be expected to come back, and then to its neighbor, below or above.
+until too little is kept. Where training is allowed, all of the time goes to the smallest share from
+which the network can be expected to come back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sprue.plan.workshop import Workshop
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 _RANGES = 300  # examples that ranges of activations are taken from
 _REACH = 0.08  # below what must be kept, from where training is expected to come back
-_FIRST = 0.6  # of the time for training, spent on the first share
+_DOUBT = 0.6  # of a bound's distance, a standard error: what the search measured may be wrong by it
 _SENSED = 16  # examples that show which layers suffer in 8 bits
 
 
@@ -164,15 +164,7 @@ class Search:
             if self._best(share, 0.0) < self.keep - _REACH:
                 break
             reached.append(share)
-        aim = len(reached) - 1 if reached else 0
-        first, rest = _FIRST * seconds, (1 - _FIRST) * seconds
-        if len(shares) == 1:
-            first, rest = seconds, 0.0
-        self.stage(shares[aim], first)
-        enough = self._sure(shares[aim], first) >= self.keep
-        other = aim + 1 if enough else aim - 1
-        if rest and 0 <= other < len(shares):
-            self.stage(shares[other], rest)
+        self.stage(reached[-1] if reached else shares[0], seconds)
 
     def stage(self, share: float, seconds: float = 0.0, only_fp32: bool = False) -> bool:
         """Try one share in all precisions; whether it is worth going on below it."""
@@ -226,7 +218,7 @@ class Search:
             if made is None:
                 return
             trial = self._measured(made, kind, count, about)
-            if kind != precision.INT8 or trial.kept >= self.keep or about[1]:
+            if kind != precision.INT8 or trial.kept >= self.keep:
                 self._spared = count if kind == precision.INT8 else self._spared
                 return
             if trial.kept < self.keep - 0.2:
@@ -293,9 +285,6 @@ class Search:
     def _best(self, share: float, seconds: float) -> float:
         return max((t.kept for t in self._at(share, seconds)), default=0.0)
 
-    def _sure(self, share: float, seconds: float) -> float:
-        return max((t.at_least for t in self._at(share, seconds)), default=0.0)
-
 
 def name_of(share: float, seconds: float) -> str:
     """What the files of a stage begin with."""
@@ -317,7 +306,7 @@ def chain(trials: Sequence[Trial], keep: float, limits: Limits, looks: int = 3) 
     """
     cut = [t for t in trials if t.latency < 1 or t.size < 1]
     met = [t for t in cut if limits.excess(t) == 0]
-    good = [t for t in met if t.at_least >= keep] or [t for t in met if t.kept >= keep]
+    good = [t for t in met if t.kept + _DOUBT * (t.kept - t.at_least) >= keep]
     if not good:
         return sorted(cut, key=lambda t: _distance(t, keep, limits))[:1]
     if limits.any:
