@@ -3,8 +3,8 @@
 python benchmarks/bench_audit.py [--only NAME]
 
 The audit reads examples of one file; the true damage is the divergence of the answers on examples
-of another one, or of another part. SPRUE_MINILM names the folder of all-MiniLM-L6-v2; without it
-that network is left out.
+of another one, or of another part. Simpler predictions stand beside it (`rival`).
+SPRUE_MINILM names the folder of all-MiniLM-L6-v2; without it that network is left out.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import common  # isort: skip  # before torch, which then takes one thread
-import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
+import rival
 from sprue.audit import Subject, opened
 from sprue.data.examples import Examples
 from sprue.models.nets import Net
 from sprue.plan import inspect as inspecting
 from sprue.plan.meaning import answers_of
 from sprue.structure import matrices
+from sprue.structure.options import Change
 from sprue.structure.readings import first
 
 SEED = 0
-_BATCH = 32
+_BATCH = 64
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 Opened = tuple[Net, Examples, Examples]  # network, examples to audit with, and to measure with
@@ -68,66 +70,86 @@ def _measure(case: Case) -> None:
         print(f"{case.name}: not there, left out", file=sys.stderr)
         return
     net, audited, others = found
-    started = time.perf_counter()
+    started = time.process_time()
     findings = inspecting.inspect(net, audited, seed=SEED)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     predicted = {(o.layer, o.technique): o for layer in findings.layers for o in layer.options}
+    rivals = {how: rival.read(net, audited, how) for how in rival.PULLS}
     points = []
-    for layer, technique, nats in damages(net, audited, others):
-        option = predicted[layer, technique]
+    for layer, change, nats in damages(net, audited, others):
+        option = predicted[layer, change.technique]
         points.append(
             {
                 "layer": layer,
-                "technique": technique,
+                "technique": change.technique,
+                "nbytes": option.nbytes,
+                "true": sum(nats) / 2,
+                "halves": nats,
                 "predicted": option.nats,
                 "spread": option.spread,
-                "true": nats,
-                "nbytes": option.nbytes,
+                "rivals": rival.predictions(net, layer, change.D, rivals),
             }
         )
-    techniques = list(dict.fromkeys(p["technique"] for p in points))
-    common.save(
-        f"audit/{case.name}",
-        {
-            "name": case.name,
-            "examples": [len(audited), len(others)],
-            "seconds": {"audit": seconds, "all": time.perf_counter() - started},
-            "spearman": {
-                "all": agreement(points),
-                **{t: agreement([p for p in points if p["technique"] == t]) for t in techniques},
-            },
-            "points": points,
-            "stamp": common.stamp(),
-        },
-    )
-    print(f"{case.name}: {agreement(points):.3f} over {len(points)} points, {seconds:.0f} s")
+    told = {
+        "name": case.name,
+        "examples": [len(audited), len(others)],
+        "cpu_seconds": {"audit": seconds, "all": time.process_time() - started},
+        "spearman": agreements(points),
+        "points": points,
+    }
+    common.save(f"audit/{case.name}", {**told, "stamp": common.stamp()})
+    whole = told["spearman"]["predicted"]["all"]
+    print(f"{case.name}: {whole:.3f} over {len(points)} points, {seconds:.0f} CPU seconds")
 
 
 @torch.no_grad()
-def damages(net: Net, audited: Examples, others: Examples) -> list[tuple[str, str, float]]:
-    """The true damage of every change: layer, technique, nats for an example."""
+def damages(
+    net: Net, audited: Examples, others: Examples
+) -> Iterator[tuple[str, Change, tuple[float, float]]]:
+    """The true damage of every change, nats for an example: of each half of the others."""
     module, answers = net.module, answers_of(net)
-    batches = others.batches(_BATCH)
-    whole = _answers(net, batches)
-    found = []
+    halves = [others.some(range(i, len(others), 2)).batches(_BATCH) for i in (0, 1)]
+    whole = [_answers(net, half) for half in halves]
     for layer, change in inspecting.changes(net, audited, seed=SEED):
         changed = module.get_submodule(layer)
         weight = changed.weight
         kept = weight.detach().clone()
         weight.copy_(matrices.shaped(changed, matrices.matrix(changed) + change.D))
-        found.append((layer, change.technique, answers.apart(whole, _answers(net, batches))))
+        a, b = (answers.apart(w, _answers(net, h)) for w, h in zip(whole, halves, strict=True))
         weight.copy_(kept)
-    return found
+        yield layer, change, (a, b)
 
 
 def _answers(net: Net, batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
     return torch.cat([first(net.module(*batch)) for batch in batches]).double()
 
 
-def agreement(points: Sequence[common.Json]) -> float:
-    """Spearman's rank correlation of predicted and true damage."""
-    ranks = [np.argsort(np.argsort([p[key] for p in points])) for key in ("predicted", "true")]
-    return float(np.corrcoef(*ranks)[0, 1])
+def agreements(points: Sequence[common.Json]) -> common.Json:
+    """Spearman's rank correlations with the true damage, by technique and over all.
+
+    Of the prediction; of the true damage of one half with that of the other; and, where they say
+    something of a layer, of rivals: there the prediction's own is over the same points.
+    """
+    compared = [p for p in points if p["rivals"]]
+    found = {
+        "predicted": _by_technique(points, lambda p: p["predicted"], lambda p: p["true"]),
+        "halves": _by_technique(points, lambda p: p["halves"][0], lambda p: p["halves"][1]),
+        "compared": _by_technique(compared, lambda p: p["predicted"], lambda p: p["true"]),
+    }
+    for name in compared[0]["rivals"] if compared else ():
+        found[name] = _by_technique(compared, lambda p, n=name: p["rivals"][n], lambda p: p["true"])
+    return found
+
+
+def _by_technique(
+    points: Sequence[common.Json], a: Callable[[common.Json], float], b: Callable[..., float]
+) -> dict[str, float]:
+    techniques = dict.fromkeys(p["technique"] for p in points)
+    parts = {t: [p for p in points if p["technique"] == t] for t in techniques}
+    return {
+        name: float(spearmanr([a(p) for p in some], [b(p) for p in some]).statistic)
+        for name, some in {"all": points, **parts}.items()
+    }
 
 
 def _resnet(name: str, audited: int, others: int) -> Opened:
@@ -183,9 +205,9 @@ def _pair(audited: Subject, others: Subject) -> Opened:
 
 
 CASES = (
-    Case("resnet20", lambda: _resnet("resnet20", 512, 256)),
-    Case("resnet44", lambda: _resnet("resnet44", 256, 128)),
-    Case("minilm", lambda: _minilm(256, 96)),
+    Case("resnet20", lambda: _resnet("resnet20", 1024, 512)),
+    Case("resnet44", lambda: _resnet("resnet44", 768, 256)),
+    Case("minilm", lambda: _minilm(384, 128)),
     Case("base6m", lambda: _base6m(64, 16)),
 )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import common
 import plot
 import tables_activations
+import tables_audit
 import tables_budget
 import tables_degating
 import tables_experts
@@ -36,6 +37,7 @@ def main() -> None:
         *(caldera(), tables_budget.section(), tables_sparsity.section(), tables_sweep.section()),
         *(tables_experts.section(), tables_activations.section()),
         *(memory(), speed(), tables_resume.section(), tables_degating.section()),
+        tables_audit.section(),
     )
     parts += [part for part in sections if part]
     text = "\n".join(part.rstrip() + "\n" for part in parts)

@@ -17,6 +17,7 @@ from typing import NoReturn
 from sprue import (
     __version__,
     cli_activations,
+    cli_audit,
     cli_common,
     cli_compress,
     cli_demo,
@@ -39,6 +40,7 @@ _MENDABLE = frozenset(
 _NO_MEMORY = "out of memory: close other programs, or give fewer and shorter windows"
 _COMMANDS = {
     "compress": cli_compress,
+    "audit": cli_audit,
     "plan": cli_plan,
     "activations": cli_activations,
     "experts": cli_experts,
@@ -52,6 +54,7 @@ ABOUT = """\
 Cut a trained language model down to a stated budget, and prove what was kept.
 
   compress     make a smaller model from a Hugging Face folder or hub name
+  audit        show where the fat of a network is, before anything is cut
   plan         say what that would take and give, without doing it
   activations  make one that leaves the weights unread that meet small inputs
   experts      make feed-forward layers experts, of which a token computes a few
