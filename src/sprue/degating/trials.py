@@ -26,6 +26,7 @@ from sprue.plan.workshop import Workshop
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 _RANGES = 300  # examples that ranges of activations are taken from
 _REACH = 0.08  # below what must be kept, from where training is expected to come back
+_LOOKS = 6  # at the proof: more cost time, not confidence
 _DOUBT = 0.6  # of a bound's distance, a standard error: what the search measured may be wrong by it
 _SENSED = 16  # examples that show which layers suffer in 8 bits
 
@@ -291,7 +292,7 @@ def name_of(share: float, seconds: float) -> str:
     return f"{round(1e4 * share):05d}-{round(seconds)}"
 
 
-def chain(trials: Sequence[Trial], keep: float, limits: Limits, looks: int = 3) -> list[Trial]:
+def chain(trials: Sequence[Trial], keep: float, limits: Limits, looks: int = _LOOKS) -> list[Trial]:
     """Which trials to prove, in this order: the safest first, the best last.
 
     Each is tested at the full level, and the first that fails ends it: then the last that passed
