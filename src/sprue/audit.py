@@ -17,7 +17,7 @@ from sprue.data.examples import Examples
 from sprue.data.feed import read_examples
 from sprue.errors import InputError
 from sprue.models import nets
-from sprue.models.factory import is_factory
+from sprue.models.factory import check_finite, is_factory
 from sprue.models.locate import folder as located
 from sprue.models.open_net import open_net
 from sprue.plan import inspect as inspecting
@@ -26,6 +26,7 @@ from sprue.plan.weigh import weigh
 from sprue.proof import load, machine
 from sprue.proof.audit_report import AuditReport
 from sprue.structure import gauges, matrices
+from sprue.structure.findings import Findings
 
 LANGUAGE = "causal-language-modeling"
 _CLASSES = ("ForCausalLM", "LMHeadModel")
@@ -85,23 +86,45 @@ def audit(
     _check_report(report)
     progress("the network")
     net, examples, files = opened(subject, seed)
+    check_finite(dict(net.module.named_parameters()), subject.model)
     if examples is None:
         found = weigh(net, Asked(error, share, r2))
     else:
-        found = inspecting.inspect(
-            net, examples, error=error, share=share, r2=r2, seed=seed, progress=progress
-        )
+        found = _inspected(net, examples, Asked(error, share, r2), seed, progress)
+    speaks = _is_language(subject)
     done = AuditReport(
         model=subject.model,
-        task=LANGUAGE if _is_language(subject) else net.task,
+        task=LANGUAGE if speaks else net.task,
         data=files,
         fingerprint="" if examples is None else examples.fingerprint,
         findings=found,
         machine=machine.stamp(),
+        tokens=net.length if speaks else None,
     )
     if report is not None:
         Path(report).write_text(done.html(), encoding="utf-8")
     return done
+
+
+def _inspected(
+    net: nets.Net,
+    examples: Examples,
+    asked: Asked,
+    seed: int,
+    progress: Callable[[str], object],
+) -> Findings:
+    try:
+        return inspecting.inspect(
+            net,
+            examples,
+            error=asked.error,
+            share=asked.share,
+            r2=asked.r2,
+            seed=seed,
+            progress=progress,
+        )
+    except ValueError as error:  # what it reads is no number, or is written over as it runs
+        raise InputError(f"{net.source} cannot be looked at: {error}") from error
 
 
 def _check(**shares: float) -> None:

@@ -274,8 +274,8 @@ def pull_of(net: nets.Net) -> gauges.Pull:
 def _between_classes(logits: Tensor, real: Tensor | None, generator: torch.Generator) -> Tensor:
     """A normal vector in each row whose covariance is the Fisher information, diag(p) - p p^T.
 
-    Drawn classes have the same, but those that a sure network hardly ever gives carry most of it:
-    of a few draws it would be missing as a rule, and far too much now and then.
+    Drawn classes have the same; but of a very sure network a few draws hold none of the answers
+    that carry it.
     """
     p = logits.detach().softmax(-1)
     v = p.sqrt() * torch.randn(p.shape, generator=generator)

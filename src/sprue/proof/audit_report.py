@@ -24,6 +24,7 @@ class AuditReport:
         fingerprint: sha256 over what was read of them.
         findings: the figures.
         machine: what it ran on.
+        tokens: of a window of text, which is an example of a language model; None of others.
     """
 
     model: str
@@ -32,6 +33,7 @@ class AuditReport:
     fingerprint: str
     findings: Findings
     machine: Machine
+    tokens: int | None = None
 
     @property
     def statement(self) -> str:
@@ -49,11 +51,18 @@ class AuditReport:
         )
         if SPARE in found.offered():
             cost = found.everywhere(SPARE)
-            words += f" All of it at once is predicted to cost {cost.nats:.2g} nats for an example."
+            words += (
+                f" All of it at once is predicted to cost {cost.nats:.2g} nats for {self.example}."
+            )
         if found.idle:
             count = sum(n for _, n in found.idle)
             words += f" {count:,} of them are in layers that never run."
         return words
+
+    @property
+    def example(self) -> str:
+        """What damages are told for."""
+        return "an example" if self.tokens is None else f"a window of {self.tokens} tokens"
 
     def as_dict(self) -> dict[str, Any]:
         """Every figure, ready for JSON."""
@@ -66,6 +75,7 @@ class AuditReport:
                 "sha256": self.fingerprint,
                 "fitted_to": found.examples[0],
                 "held_out": found.examples[1],
+                "tokens": self.tokens,
             },
             "statement": self.statement,
             "asked": {"error": found.error, "share": found.share, "r2": found.r2},
@@ -96,7 +106,7 @@ class AuditReport:
                 audit_table.aligned(audit_table.TECHNIQUE_HEADS, techniques),
                 audit_table.aligned(audit_table.OPTION_HEADS, best),
                 f"{found.examples[0]} examples of {', '.join(self.data)} fitted to, "
-                f"{found.examples[1]} held out; damages are predicted, in nats for an example, "
+                f"{found.examples[1]} held out; damages are predicted, in nats for {self.example}, "
                 "with their standard error",
             ]
         return "\n\n".join(parts)
