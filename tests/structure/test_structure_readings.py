@@ -101,3 +101,17 @@ def test_no_examples_and_layers_out_of_reach_are_refused(net: Net) -> None:
             columns_of(net.b, functional.relu(net.a(IMAGES)))
     finally:
         net.b.padding_mode = mode
+
+
+def test_activations_that_write_over_outputs_hide_nothing() -> None:
+    """A Linear on three dimensions gives a view, and hooks on it are lost once that is written."""
+    x = torch.randn(32, 5, 4, generator=torch.Generator().manual_seed(3))
+    found = []
+    for inplace in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            layers = nn.Linear(4, 6), nn.ReLU(inplace=inplace), nn.Linear(6, 3)
+            model = nn.Sequential(*layers).eval()
+        found.append(read(model, [(x,)], ["0"])["0"].importance)
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[0] > 0).any()

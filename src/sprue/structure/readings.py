@@ -194,9 +194,11 @@ def _watched(model: nn.Module, sums: dict[str, _Sums]) -> Iterator[None]:
     hooks = []
     for name, one in sums.items():
 
-        def seen(module: nn.Module, args: Any, output: Tensor, one: _Sums = one) -> None:
+        def seen(module: nn.Module, args: Any, output: Tensor, one: _Sums = one) -> Tensor:
             one.inputs(module, args[0])
             output.register_hook(lambda g: one.gradient(module, g))  # type: ignore[no-untyped-call]
+            # hooks on a view are lost, unnoticed, where an activation then writes over it
+            return output.clone() if output._is_view() else output
 
         hooks.append(model.get_submodule(name).register_forward_hook(seen))
     try:
