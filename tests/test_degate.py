@@ -147,6 +147,32 @@ def test_interrupted_work_goes_on(
     assert len([t for t in report.trials if t["share"] == 1]) == 2
 
 
+def test_training_is_by_labels_unless_they_are_declined(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trainings, the second from what the first left, on a clock that ticks with each look."""
+    monkeypatch.setattr(verb, "SHARES", (0.8, 0.4))
+    truths: list[bool] = []
+    told = verb.teach
+
+    def teach(original: Any, student: Any, inputs: Any, lessons: Any, progress: Any) -> Any:
+        truths.append(lessons.truth is not None)
+        few = verb.Lessons(lessons.loss, steps=8, batch=16, mixed=True, truth=lessons.truth)
+        return told(original, student, inputs, few, progress)
+
+    monkeypatch.setattr(verb, "teach", teach)
+    given = verb.Given(network.spec, network.weights, shape=(3, 8, 8), calibrate=network.images)
+    for labels in (True, False):
+        out = tmp_path / str(labels)
+        asked = verb.Asked("dense", 0.5, minutes=0.5, labels=labels)
+        report = verb.degate(given, out, asked)
+        assert {t["tuned"] for t in report.trials} == {0.0, 12.0, 30.0}
+        assert truths == [labels] * 2
+        truths.clear()
+        cut = artifact.read(out).told
+        assert {before for before, _ in cut["pruned"].values()} == {64}
+
+
 def test_wrong_commands(
     network: Any,
     tiny_encoder: Callable[..., Path],

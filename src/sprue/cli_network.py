@@ -95,7 +95,14 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "--tune",
         metavar="MINUTES",
         type=cli_common.minutes,
-        help="train what was cut to answer as the original does, for so long at most",
+        help="train what was cut to answer as the original does, and right where labels are known, "
+        "for so long at most",
+    )
+    add(
+        "--no-labels",
+        dest="labels",
+        action="store_false",
+        help="train by the original's answers alone, whatever the examples say is true",
     )
     add(
         "--portable",
@@ -168,6 +175,7 @@ def compress(args: argparse.Namespace) -> int:
         limits=Limits(args.latency, _size(args.size), args.energy),
         flops=args.flops,
         minutes=args.tune or 0.0,
+        labels=args.labels,
         portable=args.portable,
         threads=args.threads,
         seed=args.seed or 0,

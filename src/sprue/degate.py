@@ -20,7 +20,8 @@ from sprue.data.feed import read_examples
 from sprue.degating import artifact
 from sprue.degating.bench import Bench
 from sprue.degating.report import report_of
-from sprue.degating.trials import SHARES, Limits, Search, Trial, chain, name_of
+from sprue.degating.trials import SHARES, Limits, Search, Stage, Trial, chain
+from sprue.degating.truth import true_classes
 from sprue.errors import BudgetError, InputError
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
@@ -28,7 +29,7 @@ from sprue.models.open_net import open_net
 from sprue.models.wired import Wired
 from sprue.plan import precision
 from sprue.plan.meaning import answers_of, loss_of
-from sprue.plan.prune import Pruned, Pruner, macs
+from sprue.plan.prune import Pruner, macs
 from sprue.plan.teach import Lessons, teach
 from sprue.plan.workshop import Workshop, sha256_of
 from sprue.proof import energy
@@ -60,6 +61,7 @@ class Asked:
         limits: of what it costs.
         flops: the one share of the FLOPs to try; None: several.
         minutes: of training, at most.
+        labels: whether training also goes by what the examples say is true.
         portable: whether processors without VNNI must compute the same; None: this one decides.
         threads: of the engine.
         seed: of samples, splits and training.
@@ -70,6 +72,7 @@ class Asked:
     limits: Limits = field(default_factory=Limits)
     flops: float | None = None
     minutes: float = 0.0
+    labels: bool = True
     portable: bool | None = None
     threads: int = 1
     seed: int = 0
@@ -245,6 +248,8 @@ class _Job:
     parts: _Parts
     workshop: Workshop
     progress: Callable[[str], object]
+    _pruners: dict[str, Pruner] = field(default_factory=dict)
+    _networks: dict[str, tuple[nn.Module, float]] = field(default_factory=dict)
 
     def run(self, out: str) -> NetworkReport:
         """Search, prove, and put the folder together."""
@@ -317,43 +322,65 @@ class _Job:
     def _transformer(self) -> bool:
         return has_attention(self.net.module)
 
-    @cached_property
-    def _pruner(self) -> Pruner:
-        self.progress("reading the network")
-        size = _BATCH if self.net.varying and 0 in self.net.varying[0] else 1
-        batches = [b for b in self.parts.fit.batches(size) if len(b[0]) == size or size == 1]
-        return Pruner(
-            self.net.module,
-            batches or self.parts.fit.batches(size),
-            answers_of(self.net),
-            self.asked.seed,
-            vector=_VECTOR,
-        )
+    def _pruner(self, base: Stage | None) -> Pruner:
+        """Of the original, or of what it became; read once."""
+        name = "" if base is None else base.name
+        if name not in self._pruners:
+            self.progress("reading the network")
+            size = _BATCH if self.net.varying and 0 in self.net.varying[0] else 1
+            batches = [b for b in self.parts.fit.batches(size) if len(b[0]) == size or size == 1]
+            self._pruners[name] = Pruner(
+                self._network(base)[0],
+                batches or self.parts.fit.batches(size),
+                answers_of(self.net),
+                self.asked.seed,
+                vector=_VECTOR,
+            )
+        return self._pruners[name]
 
-    def _made(self, share: float, seconds: float) -> tuple[nn.Module, float]:
+    def _network(self, stage: Stage | None) -> tuple[nn.Module, float]:
+        """And its share of the FLOPs; what was trained before is kept, or taken up from disk."""
+        if stage is None:
+            return self.net.module, 1.0
+        if stage.name not in self._networks:
+            self._made(stage)
+        return self._networks[stage.name]
+
+    def _made(self, stage: Stage) -> tuple[nn.Module, float]:
         """A network of this share of the FLOPs, repaired, and trained if there is time."""
-        pruned = self._pruned(share)
-        if not seconds:
-            self._saved(pruned.model, share, seconds)
-            return pruned.model, pruned.flops
-        taught = teach(
-            self.net.module,
-            pruned.model,
-            self._lessons_on,
-            Lessons(
-                loss_of(self.net),
-                seconds=seconds,
-                batch=_LESSON if self._small else _SMALL_LESSON,
-                mixed=self.net.task in (nets.IMAGES, nets.BOXES),
-                seed=self.asked.seed,
-                state=self.workshop.folder / f"{round(1e4 * share):05d}-{round(seconds)}.lesson",
-            ),
-            lambda done: self.progress(f"training, {100 * done:.0f}% done"),
-        )
-        self._saved(taught.model, share, seconds)
-        return taught.model, pruned.flops
+        module, flops = self._network(stage.base)
+        if stage.base is None or stage.share < stage.base.share:
+            module, flops = self._pruned(stage)
+        if stage.own:
+            module = self._trained(module, stage)
+            self._networks[stage.name] = module, flops
+        self._saved(module, stage)
+        return module, flops
 
-    def _saved(self, module: nn.Module, share: float, seconds: float) -> None:
+    def _trained(self, module: nn.Module, stage: Stage) -> nn.Module:
+        lessons = Lessons(
+            loss_of(self.net),
+            seconds=stage.own,
+            batch=_LESSON if self._small else _SMALL_LESSON,
+            mixed=self.net.task in (nets.IMAGES, nets.BOXES),
+            truth=self._truth,
+            seed=self.asked.seed,
+            state=self.workshop.folder / f"{stage.name}.lesson",
+        )
+        return teach(
+            self.net.module,
+            module,
+            self.parts.train.inputs,
+            lessons,
+            lambda done: self.progress(f"training, {100 * done:.0f}% done"),
+        ).model
+
+    @cached_property
+    def _truth(self) -> Tensor | None:
+        """Classes of the examples that it is trained on, and nothing is judged by."""
+        return true_classes(self.net, self.parts.train) if self.asked.labels else None
+
+    def _saved(self, module: nn.Module, stage: Stage) -> None:
         """The weights of a dense result, by the names that they have in the user's network."""
         if self.asked.target != DENSE:
             return
@@ -361,12 +388,7 @@ class _Job:
 
         inner = module.get_submodule("net") if isinstance(module, Wired) else module
         tensors = {n: t.detach().contiguous().clone() for n, t in inner.state_dict().items()}
-        save_file(tensors, self.workshop.folder / f"{name_of(share, seconds)}.safetensors")
-
-    @property
-    def _lessons_on(self) -> tuple[Tensor, ...]:
-        """All examples of the calibration that nothing is judged by."""
-        return self.parts.train.inputs
+        save_file(tensors, self.workshop.folder / f"{stage.name}.safetensors")
 
     @property
     def _small(self) -> bool:
@@ -374,17 +396,23 @@ class _Job:
         x = self.net.example[0]
         return x.dim() != 4 or max(self.parts.fit.inputs[0].shape[-2:]) <= _TINY
 
-    def _pruned(self, share: float) -> Pruned:
-        least = self._pruner.least()
-        if share < least:
+    def _pruned(self, stage: Stage) -> tuple[nn.Module, float]:
+        pruner, before = self._pruner(stage.base), self._network(stage.base)[1]
+        least = pruner.least() * before
+        if stage.share < least:
             raise BudgetError(
-                f"{share:.1%} of the FLOPs cannot be met: the least that this model can be cut to "
-                f"is {least:.1%}"
+                f"{stage.share:.1%} of the FLOPs cannot be met: the least that this model can be "
+                f"cut to is {least:.1%}"
             )
-        found = self._pruner.prune(share)
-        left = {**(self.workshop.noted("left") or {}), f"{found.flops:.6f}": found.left}
-        self.workshop.note("left", left)
-        return found
+        found = pruner.prune(stage.share / before)
+        noted = self.workshop.noted("left") or {}
+        first = noted.get(f"{before:.6f}", {}) if stage.base else {}
+        left = first | {
+            name: (first.get(name, units)[0], units[1]) for name, units in found.left.items()
+        }
+        flops = found.flops * before
+        self.workshop.note("left", {**noted, f"{flops:.6f}": left})
+        return found.model, flops
 
     def _prove(self, picks: Sequence[Trial], search: Search, out: str) -> NetworkReport:
         """In turn, until one fails; the last that passed is the result, or else the first."""

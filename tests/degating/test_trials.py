@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from sprue.degating.trials import Limits, Trial, chain
+from sprue.degating.trials import Limits, Search, Stage, Trial, chain
+from sprue.errors import BudgetError
 from sprue.plan.sparing import ladder
 
 
@@ -54,3 +57,67 @@ def test_limits_say_by_how_much_they_are_broken() -> None:
 def test_never_more_than_half_of_the_layers_are_spared() -> None:
     assert list(ladder(20)) == [1, 2, 4, 8]
     assert list(ladder(1)) == []
+
+
+class Notes:
+    """A workshop that remembers nothing."""
+
+    def noted(self, name: str) -> Any:
+        return None
+
+    def note(self, name: str, told: Any) -> None:
+        return None
+
+
+class Told(Search):
+    """A search in which what is kept follows from share and training."""
+
+    def __init__(self, gain: float, least: float = 0.0) -> None:
+        more: dict[str, Any] = dict.fromkeys(("net", "bench", "calibration", "make"))
+        super().__init__(
+            workshop=Notes(),  # type: ignore[arg-type]
+            keep=0.99,
+            portable=False,
+            precisions=(),
+            transformer=False,
+            **more,
+        )
+        self.gain, self.least = gain, least
+        self.seen: list[tuple[float, float, float]] = []
+
+    def _stage(self, stage: Stage, only_fp32: bool) -> None:
+        if stage.share < self.least:
+            raise BudgetError(f"{stage.share} is too little")
+        self.seen.append((stage.share, stage.seconds, stage.own))
+        kept = 1 - 0.2 * (1 - stage.share) + (self.gain if stage.seconds else 0)
+        self.trials.append(trial(f"{stage.name}-fp32-0.xml", kept, stage.share))
+
+
+def test_training_goes_where_the_network_comes_back_from_and_then_on() -> None:
+    search = Told(gain=0.09)
+    search.run((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), 100)
+    repaired = [share for share, seconds, _ in search.seen if not seconds]
+    assert repaired == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]  # 0.91 may come back, 0.9 may not
+    assert (0.6, 40, 40) in search.seen
+    assert search.seen[-1] == (0.3, 100, 60)  # with what was learned it reaches further
+
+
+def test_training_that_was_not_enough_goes_on_where_it_is() -> None:
+    search = Told(gain=0.01)
+    search.run((0.9, 0.8, 0.7, 0.6, 0.5), 100)
+    assert search.seen[-2:] == [(0.6, 40, 40), (0.6, 100, 60)]
+
+
+def test_what_cannot_be_cut_further_is_trained_to_the_end() -> None:
+    search = Told(gain=0.09, least=0.55)
+    search.run((0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 100)
+    assert search.seen[-1] == (0.6, 100, 60)
+    assert search.fallbacks == ["0.5 is too little", "0.5 is too little"]
+    with pytest.raises(BudgetError):  # it was asked for
+        Told(gain=0.09, least=0.55).run((0.5,), 100)
+
+
+def test_all_of_the_training_goes_to_a_share_that_was_asked_for() -> None:
+    search = Told(gain=0.09)
+    search.run((0.3,), 100)
+    assert search.seen == [(1.0, 0, 0), (0.3, 0, 0), (0.3, 100, 100)]

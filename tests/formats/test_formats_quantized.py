@@ -103,3 +103,26 @@ def test_what_an_engine_does_not_store(source: precision.Source, tmp_path: Path)
         precision.write("onnxruntime", "w8", source, tmp_path / "m.onnx", portable=False)
     with pytest.raises(InputError, match="expected a target among"):
         precision.offered("tflite", False)
+
+
+def test_an_openvino_file_holds_no_more_than_it_takes(
+    source: precision.Source, tmp_path: Path
+) -> None:
+    """A constant is stored once; shapes are said of the inputs alone, and nothing of its making."""
+    from xml.etree import ElementTree
+
+    path = tmp_path / "m.xml"
+    precision.write("openvino", "int8", source, path, portable=False)
+    root = ElementTree.parse(path).getroot()
+    layers = root.findall("layers/layer")
+    assert {x.get("type") for x in layers if x.find(".//dim") is not None} == {"Parameter"}
+    assert root.find(".//rt_info") is None
+    weights = path.with_suffix(".bin").read_bytes()
+    small = []
+    for data in (x.find("data") for x in layers if x.get("type") == "Const"):
+        assert data is not None
+        start, size = int(data.get("offset", 0)), int(data.get("size", 0))
+        if size <= 64:
+            held = data.get("element_type"), data.get("shape"), weights[start : start + size]
+            small.append(held)
+    assert len(small) == len(set(small)) > 3

@@ -1,8 +1,8 @@
 """The search for a smaller network: how much leaves it, and in which precision it is stored.
 
 Shares of the FLOPs are tried from the largest down, each network in every precision of its engine,
-until too little is kept. Where training is allowed, all of the time goes to the smallest share from
-which the network can be expected to come back.
+until too little is kept. Where training is allowed, the smallest share from which the network can
+be expected to come back is trained; where it did come back, it is cut and trained once more.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sprue.plan.workshop import Workshop
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 _RANGES = 300  # examples that ranges of activations are taken from
 _REACH = 0.08  # below what must be kept, from where training is expected to come back
+_FIRST = 0.4  # of the time, to the first training
 _LOOKS = 6  # at the proof: more cost time, not confidence
 _DOUBT = 0.6  # of a bound's distance, a standard error: what the search measured may be wrong by it
 _SENSED = 16  # examples that show which layers suffer in 8 bits
@@ -40,7 +41,7 @@ class Trial:
         share: of the FLOPs of the original.
         precision: that it is stored in.
         spared: layers that stayed in float32.
-        tuned: seconds that it was trained.
+        tuned: seconds that it was trained, in all.
         parameters: of the network.
         nbytes: of the file, all that belongs to it.
         kept, at_least: of the quality, on the examples of the search.
@@ -97,8 +98,32 @@ class Limits:
         return max((a / b - 1 for a, b in broken.values()), default=0.0)
 
 
-# (share, seconds of training) -> the network, and the share that it really has
-Make = Callable[[float, float], tuple[nn.Module, float]]
+@dataclass(frozen=True)
+class Stage:
+    """A network on its way.
+
+    Attributes:
+        share: of the FLOPs of the original.
+        seconds: of training, with those of what it is made from.
+        base: what it is made from; None: the original.
+    """
+
+    share: float
+    seconds: float = 0.0
+    base: Stage | None = None
+
+    @property
+    def name(self) -> str:
+        """What its files begin with."""
+        return f"{round(1e4 * self.share):05d}-{self.seconds:g}s"
+
+    @property
+    def own(self) -> float:
+        """Seconds of its own training."""
+        return self.seconds - (self.base.seconds if self.base else 0.0)
+
+
+Make = Callable[[Stage], tuple[nn.Module, float]]  # the network, and the share that it really has
 
 
 @dataclass
@@ -109,7 +134,7 @@ class Search:
         net: the original.
         bench: that files are measured on.
         calibration: examples that ranges are taken from.
-        make: networks of a share of the FLOPs, trained for so many seconds.
+        make: the network of a stage.
         workshop: where files and notes go.
         keep: share of the quality that must be kept.
         portable: whether processors without VNNI must compute the same.
@@ -135,12 +160,12 @@ class Search:
     def __post_init__(self) -> None:
         noted = self.workshop.noted("trials") or []
         self.trials = [Trial(**told) for told in noted]
-        self._done: list[float] = list(self.workshop.noted("shares") or [])
+        self._done: list[str] = list(self.workshop.noted("stages") or [])
         self._spared = 0
 
     def run(self, shares: Sequence[float], seconds: float) -> list[Trial]:
         """Try the whole network, then these shares of it, with training for so long in all."""
-        self.stage(1.0)
+        self.stage(Stage(1.0))
         try:
             if seconds:
                 self._trained(sorted(shares, reverse=True), seconds)
@@ -154,41 +179,59 @@ class Search:
 
     def _repaired(self, shares: Sequence[float]) -> None:
         for share in shares:
-            if not self.stage(share):
+            if not self.stage(Stage(share)):
                 break
 
     def _trained(self, shares: Sequence[float], seconds: float) -> None:
-        """Where repair alone gets to, and from there with training."""
-        reached: list[float] = []
+        """Where repair alone gets to, trained; and where that is enough, the same once more."""
+        if len(shares) == 1:
+            self.stage(Stage(shares[0]), only_fp32=True)
+            self.stage(Stage(shares[0], seconds))
+            return
+        first = Stage(self._reached(shares, None) or shares[0], _FIRST * seconds)
+        enough = self.stage(first)
+        lower = [s for s in shares if s < first.share] if enough else []
+        share = self._reached(lower, first)
+        self.stage(Stage(share or first.share, seconds, first))
+
+    def _reached(self, shares: Sequence[float], base: Stage | None) -> float | None:
+        """The smallest share from which training is expected to come back."""
+        found = None
         for share in shares:
-            self.stage(share, only_fp32=True)
-            if self._best(share, 0.0) < self.keep - _REACH:
+            tried = Stage(share, base.seconds if base else 0.0, base)
+            try:
+                self.stage(tried, only_fp32=True)
+            except BudgetError as error:
+                if found is None and base is None:
+                    raise
+                self.fallbacks.append(str(error))
                 break
-            reached.append(share)
-        self.stage(reached[-1] if reached else shares[0], seconds)
+            if self._best(tried) < self.keep - _REACH:
+                break
+            found = share
+        return found
 
-    def stage(self, share: float, seconds: float = 0.0, only_fp32: bool = False) -> bool:
-        """Try one share in all precisions; whether it is worth going on below it."""
-        mark = share + seconds * 1e3 + (0.5e-6 if only_fp32 else 0)
+    def stage(self, stage: Stage, only_fp32: bool = False) -> bool:
+        """Try one in all precisions; whether it is worth going on below it."""
+        mark = f"{stage.name} fp32" if only_fp32 else stage.name
         if mark not in self._done:
-            self._stage(share, seconds, only_fp32)
+            self._stage(stage, only_fp32)
             self._done.append(mark)
-            self.workshop.note("shares", self._done)
-        return self._best(share, seconds) >= self.keep
+            self.workshop.note("stages", self._done)
+        return self._best(stage) >= self.keep
 
-    def _stage(self, share: float, seconds: float, only_fp32: bool) -> None:
-        words = f"{100 * share:.4g}% of the FLOPs"
-        self.advance(words if share < 1 else "the whole network")
-        module, real = (self.net.module, 1.0) if share == 1 else self.make(share, seconds)
-        name = name_of(share, seconds)
-        source = self._exported(module, name)
-        trial = (real, seconds, sum(p.numel() for p in module.parameters()))
-        self._try(source, module, precision.FP32, trial, name)
+    def _stage(self, stage: Stage, only_fp32: bool) -> None:
+        words = f"{100 * stage.share:.4g}% of the FLOPs" if stage.share < 1 else "the whole network"
+        self.advance(words)
+        module, real = (self.net.module, 1.0) if stage.share == 1 else self.make(stage)
+        source = self._exported(module, stage.name)
+        trial = (real, stage.seconds, sum(p.numel() for p in module.parameters()))
+        self._try(source, module, precision.FP32, trial, stage.name)
         if only_fp32:
             return
         for kind in self.precisions:
-            self.advance(f"{words}, {kind}" if share < 1 else f"the whole network, {kind}")
-            self._try(source, module, kind, trial, name)
+            self.advance(f"{words}, {kind}")
+            self._try(source, module, kind, trial, stage.name)
 
     def _exported(self, module: nn.Module, name: str) -> precision.Source:
         path = self.workshop.folder / f"{name}.source.onnx"
@@ -280,16 +323,9 @@ class Search:
         self.workshop.note("trials", [asdict(t) for t in self.trials])
         return trial
 
-    def _at(self, share: float, seconds: float) -> list[Trial]:
-        return [t for t in self.trials if abs(t.share - share) < 0.02 and t.tuned == seconds]
-
-    def _best(self, share: float, seconds: float) -> float:
-        return max((t.kept for t in self._at(share, seconds)), default=0.0)
-
-
-def name_of(share: float, seconds: float) -> str:
-    """What the files of a stage begin with."""
-    return f"{round(1e4 * share):05d}-{round(seconds)}"
+    def _best(self, stage: Stage) -> float:
+        found = [t.kept for t in self.trials if t.file.startswith(f"{stage.name}-")]
+        return max(found, default=0.0)
 
 
 def chain(trials: Sequence[Trial], keep: float, limits: Limits, looks: int = _LOOKS) -> list[Trial]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from sprue.runtime import engines
 
 Arrays = Sequence[NDArray[Any]]  # arguments of one call
 GROUP = 64  # weights that share a scale of 4 bits
+_SMALL = 64  # bytes
 
 
 def plain(source: Path, path: Path) -> None:
@@ -143,6 +145,7 @@ def _save(model: Any, path: Path) -> None:
     with engines.unreported():
         import openvino
 
+    _share_constants(model)
     for i, op in enumerate(model.get_ordered_ops()):
         if op.get_type_name() not in ("Parameter", "Result"):
             op.set_friendly_name(f"n{i}")
@@ -150,14 +153,43 @@ def _save(model: Any, path: Path) -> None:
                 if "output" not in output.get_names():
                     output.get_tensor().set_names(set())
     openvino.save_model(model, str(path), compress_to_fp16=False)
-    path.write_text(_compact(path.read_text(encoding="utf-8")), encoding="utf-8")
+    path.write_bytes(_compact(path.read_bytes()))
 
 
-def _compact(xml: str) -> str:
-    """The same graph without indentation and without how it was made: half of a small network."""
-    xml = re.sub(r">\s+<", "><", xml)
-    xml = re.sub(r"<rt_info\s*/>|<rt_info>(?:(?!<rt_info>).)*?</rt_info>", "", xml, flags=re.S)
-    return re.sub(r"<rt_info\s*/>|<rt_info>.*?</rt_info>", "", xml, flags=re.S)
+def _share_constants(model: Any) -> None:
+    """Small constants of the same bytes become one: every range of activations holds four."""
+    first: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+    for op in model.get_ordered_ops():
+        if op.get_type_name() != "Constant" or op.get_byte_size() > _SMALL:
+            continue
+        kind = op.get_element_type().get_type_name()
+        key = kind, tuple(op.get_output_shape(0)), np.array(op.data).tobytes()
+        kept = first.setdefault(key, op)
+        if kept is not op:
+            for target in list(op.output(0).get_target_inputs()):
+                target.replace_source_output(kept.output(0))
+
+
+def _compact(xml: bytes) -> bytes:
+    """The same graph without what readers infer or ignore: half of the file of a small network.
+
+    That is indentation, how it was made, and the shapes of all but the network's inputs.
+    """
+    root = ElementTree.fromstring(xml)
+    for element in root.iter():
+        element.tail = None
+        element.text = (element.text or "").strip() or None
+        for child in element.findall("rt_info"):
+            element.remove(child)
+    for layer in root.iter("layer"):
+        if layer.get("type") == "Parameter":
+            continue
+        for port in layer.iter("port"):
+            for dim in port.findall("dim"):
+                port.remove(dim)
+        for port in layer.findall("input/port"):
+            port.attrib.pop("precision", None)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def _nncf() -> Any:

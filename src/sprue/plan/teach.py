@@ -1,10 +1,11 @@
-"""A network that was cut learns to answer as the original does; no labels are needed.
+"""A network that was cut learns to answer as the original does, and what is true where it is known.
 
-The loss is the distance of the answers (Hinton et al. 2015, arXiv:1503.02531, section 2, for
-classes) and, at first, that of a few inner features which both networks have (FitNets: Romero et
-al. 2015, section 2.2). Images are mirrored, shifted and mixed (Zhang et al. 2018,
-arXiv:1710.09412), and the original answers for whatever comes of it. Networks with batch norms are
-trained with momentum, their statistics following; others with AdamW.
+The loss is the distance of the answers and, for classes that are known, the cross-entropy with
+them (Hinton et al. 2015, arXiv:1503.02531, section 2); at first also the distance of a few inner
+features which both networks have (FitNets: Romero et al. 2015, section 2.2). Images are mirrored,
+shifted and mixed (Zhang et al. 2018, arXiv:1710.09412), and the original answers for whatever comes
+of it. Networks with batch norms are trained with momentum, their statistics following; others with
+AdamW.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sprue.errors import InputError
 from sprue.structure.readings import hooked
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # original's answers, the other's -> mean over examples
+UNKNOWN = -100
 
 _HELD = 0.1  # of the examples, that show whether it got better
 _MOST_HELD = 256
@@ -49,7 +51,7 @@ class Taught:
         model: the better of what was trained, its average over the steps, and the start.
         steps: that were taken.
         seconds: that they took.
-        before, after: distance of the answers on examples that were held.
+        before, after: loss on examples that were held.
         which: "trained", "averaged" or "start".
     """
 
@@ -71,6 +73,8 @@ class Lessons:
         steps: so many, the same bytes every time; None: `seconds`.
         batch: examples of a step.
         mixed: whether inputs are images that may be mirrored, shifted and mixed.
+        truth: the true class of each example, int64 [examples], or of each of its tokens, int64
+            [examples, tokens]; UNKNOWN where none is. None: of no example.
         seed: of batches and of what is done to them.
         state: where to save what going on takes; None: nowhere.
     """
@@ -80,6 +84,7 @@ class Lessons:
     steps: int | None = None
     batch: int = 64
     mixed: bool = False
+    truth: Tensor | None = None
     seed: int = 0
     state: Path | None = None
 
@@ -114,6 +119,8 @@ def teach(
     count = len(inputs[0])
     if count < 4:
         raise InputError(f"expected at least 4 examples to train with, got {count}")
+    if lessons.truth is not None and len(lessons.truth) != count:
+        raise InputError(f"expected what is true of {count} examples, got {len(lessons.truth)}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(lessons.seed))
     held = order[: min(_MOST_HELD, max(2, round(_HELD * count)))]
     course = _Course(original, copy.deepcopy(student), inputs, order[len(held) :], lessons)
@@ -121,24 +128,47 @@ def teach(
     while course.done < 1:
         course.advance()
         progress(min(1.0, course.done))
-    return _best(course, student, tuple(x[held] for x in inputs))
+    if lessons.state is not None:
+        course.save()
+    return _best(course, student, held)
 
 
-def _best(course: _Course, start: nn.Module, held: tuple[Tensor, ...]) -> Taught:
+def _best(course: _Course, start: nn.Module, held: Tensor) -> Taught:
     candidates = {
         "start": start,
         "trained": course.student.eval(),
         "averaged": course.average.eval(),
     }
-    lost = {
-        name: distance(course.original, model, held, course.lessons.loss)
-        for name, model in candidates.items()
-    }
+    lost = {name: _lost(course, model, held) for name, model in candidates.items()}
     which = min(lost, key=lambda name: lost[name])
     model = copy.deepcopy(candidates[which]).eval()
     for parameter in model.parameters():
         parameter.grad = None
     return Taught(model, course.step, course.seconds, lost["start"], lost[which], which)
+
+
+def _lost(course: _Course, model: nn.Module, held: Tensor) -> float:
+    inputs, truth = tuple(x[held] for x in course.inputs), course.lessons.truth
+    found = distance(course.original, model, inputs, course.lessons.loss)
+    return found if truth is None else found + _wrong(model, inputs, truth[held])
+
+
+@torch.no_grad()
+def _wrong(model: nn.Module, inputs: tuple[Tensor, ...], truth: Tensor, batch: int = 32) -> float:
+    """Cross-entropy with what is true, the mean over examples."""
+    total, count = 0.0, len(truth)
+    for start in range(0, count, batch):
+        some = tuple(x[start : start + batch] for x in inputs)
+        total += float(against(model(*some), truth[start : start + batch])) * len(some[0])
+    found = total / count
+    return found if math.isfinite(found) else math.inf
+
+
+def against(answer: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of logits [..., classes] with classes [...]; of what is UNKNOWN 0."""
+    known = truth.flatten() != UNKNOWN
+    rows = answer.flatten(0, -2)[known]
+    return functional.cross_entropy(rows, truth.flatten()[known], reduction="sum") / len(known)
 
 
 @torch.no_grad()
@@ -202,7 +232,7 @@ class _Course:
         batch = self._batch()
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * _pace(self.done)
-        loss = self._loss(batch)
+        loss = self._loss(*batch)
         if not math.isfinite(float(loss.detach())):
             raise InputError(
                 f"training diverged in step {self.step}: its loss is {float(loss.detach())}; the "
@@ -218,7 +248,7 @@ class _Course:
         if self.lessons.state is not None and time.monotonic() - self._saved > _SAVED:
             self.save()
 
-    def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def _loss(self, batch: tuple[Tensor, ...], truths: Sequence[tuple[float, Tensor]]) -> Tensor:
         weight = _FEATURE_WEIGHT * max(0.0, 1 - 2 * self.done)
         names = self._features if weight else []
         with torch.no_grad(), watched(self.original, names) as theirs:
@@ -226,21 +256,26 @@ class _Course:
         with watched(self.student, names) as mine:
             answer = self.student(*batch)
         loss = self.lessons.loss(aim, answer)
+        for share, truth in truths:
+            loss = loss + share * against(answer, truth)
         for name in names:
             spread = theirs[name].var().clamp(min=1e-12)
             away = functional.mse_loss(mine[name], theirs[name]) / spread
             loss = loss + weight / len(names) * away
         return loss
 
-    def _batch(self) -> tuple[Tensor, ...]:
-        """The same for the same step."""
+    def _batch(self) -> tuple[tuple[Tensor, ...], list[tuple[float, Tensor]]]:
+        """Examples, and what is true of which share of them; the same for the same step."""
         generator = torch.Generator().manual_seed(self.lessons.seed * 1_000_003 + self.step)
         size = min(self.lessons.batch, len(self.rows))
         rows = self.rows[torch.randperm(len(self.rows), generator=generator)[:size]]
         batch = tuple(x[rows] for x in self.inputs)
-        if self.lessons.mixed:
-            return (mixed(batch[0], generator), *batch[1:])
-        return batch
+        truth = None if self.lessons.truth is None else self.lessons.truth[rows]
+        if not self.lessons.mixed:
+            return batch, [] if truth is None else [(1.0, truth)]
+        images, other, share = mixed(batch[0], generator)
+        parts = [(1 - share, truth), (share, None if truth is None else truth[other])]
+        return (images, *batch[1:]), [(s, t) for s, t in parts if s and t is not None]
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -305,11 +340,14 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def mixed(images: Tensor, generator: torch.Generator) -> Tensor:
+def mixed(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """Half of them mirrored, all shifted by up to an eighth, half of the batches mixed in pairs.
 
     Args:
         images: float [n, channels, height, width].
+
+    Returns:
+        Images of that shape; with which others they are mixed, int64 [n], and the share of those.
     """
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
@@ -323,11 +361,11 @@ def mixed(images: Tensor, generator: torch.Generator) -> Tensor:
         found.append(image[:, top : top + height, left : left + width])
     images = torch.stack(found)
     draw = torch.rand(2, generator=generator)
-    if draw[0] < 0.5:
-        share = 0.5 * float(draw[1])
-        other = torch.randperm(len(images), generator=generator)
+    other = torch.randperm(len(images), generator=generator)
+    share = 0.5 * float(draw[1]) if draw[0] < 0.5 else 0.0
+    if share:
         images = (1 - share) * images + share * images[other]
-    return images
+    return images, other, share
 
 
 def shared_features(
