@@ -120,9 +120,7 @@ def real(name: str, target: str) -> common.Json:
     with tempfile.TemporaryDirectory() as scratch:
         given = row.given(Path(scratch))
         asked = Asked(target=target, keep=0.99, minutes=row.minutes, flops=row.flops)
-        report = degate(
-            given, Path(scratch) / "out", asked, progress=lambda w: print(f"  {w}", flush=True)
-        )
+        report = degate(given, Path(scratch) / "out", asked, progress=_told)
         artifact = dict(report.artifact or {})
     print(report.table(), flush=True)
     return {
@@ -134,6 +132,11 @@ def real(name: str, target: str) -> common.Json:
         "cut": artifact["cut"],
         "pruned": artifact["pruned"],
     }
+
+
+def _told(words: str) -> None:
+    if not words.startswith("training"):  # which is said after every step
+        print(f"  {words}", flush=True)
 
 
 def random(name: str, target: str) -> common.Json:

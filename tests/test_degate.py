@@ -17,6 +17,8 @@ from sprue import degate as verb
 from sprue.cli import main
 from sprue.degating import artifact
 from sprue.errors import InputError
+from sprue.plan.teach import Lessons
+from sprue.plan.teach import teach as plain_teach
 from sprue.proof.resident import Resident
 from sprue.runtime.engines import open_session
 from sprue.structure.cut import shaped
@@ -117,7 +119,7 @@ def _damage(network: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_budget_that_is_not_met_gives_the_best_and_says_so(
     network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--target", "onnxruntime", "--size", "1%", "--keep", "99%")
+    more = ("--target", "onnxruntime", "--size", "900", "--keep", "99%")
     assert main(command(network, tmp_path / "out", *more)) == 1
     assert "Not met: size is" in capsys.readouterr().out
     assert artifact.read(tmp_path / "out").file.is_file()
@@ -153,14 +155,13 @@ def test_training_is_by_labels_unless_they_are_declined(
     """Two trainings, the second from what the first left, on a clock that ticks with each look."""
     monkeypatch.setattr(verb, "SHARES", (0.8, 0.4))
     truths: list[bool] = []
-    told = verb.teach
 
     def teach(original: Any, student: Any, inputs: Any, lessons: Any, progress: Any) -> Any:
         truths.append(lessons.truth is not None)
-        few = verb.Lessons(lessons.loss, steps=8, batch=16, mixed=True, truth=lessons.truth)
-        return told(original, student, inputs, few, progress)
+        few = Lessons(lessons.loss, steps=8, batch=16, mixed=True, truth=lessons.truth)
+        return plain_teach(original, student, inputs, few, progress)
 
-    monkeypatch.setattr(verb, "teach", teach)
+    monkeypatch.setattr("sprue.degate.teach", teach)
     given = verb.Given(network.spec, network.weights, shape=(3, 8, 8), calibrate=network.images)
     for labels in (True, False):
         out = tmp_path / str(labels)
@@ -186,7 +187,8 @@ def test_wrong_commands(
     rows = [
         (command(network, out), "state what it is for with --target"),
         (command(network, out, *target, "--bits", "4"), "--bits is for language models"),
-        (command(network, out, *target, "--size", "huge"), "a share of the original's"),
+        (command(network, out, *target, "--size", "huge"), "the size 'huge' is not understood"),
+        (command(network, out, *target, "--size", "9GB"), "at most the original's"),
         (command(network, out, *target, "--flops", "0.01%"), "cannot be met"),
         ([*plain, "--out", str(out), *target], "cut by examples"),
         (["compress", str(base6m), "--out", str(out), *target], "holds a language model"),

@@ -172,7 +172,8 @@ def compress(args: argparse.Namespace) -> int:
     asked = Asked(
         target=args.target,
         keep=_DEFAULT_KEEP if args.keep is None else args.keep,
-        limits=Limits(args.latency, _size(args.size), args.energy),
+        limits=Limits(args.latency, None, args.energy),
+        size=args.size,
         flops=args.flops,
         minutes=args.tune or 0.0,
         labels=args.labels,
@@ -224,15 +225,6 @@ def _one(paths: Sequence[Path], option: str) -> Path | None:
     if len(paths) > 1:
         raise InputError(f"a network takes one file or folder with {option}, got {len(paths)}")
     return paths[0] if paths else None
-
-
-def _size(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return cli_common.share(text)
-    except argparse.ArgumentTypeError as error:
-        raise InputError(f"--size of a network is a share of the original's: {error}") from error
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ machine; the best is proven on examples that the search has not seen.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from sprue.degating.bench import Bench
 from sprue.degating.report import report_of
 from sprue.degating.trials import SHARES, Limits, Search, Stage, Trial, chain
 from sprue.degating.truth import true_classes
+from sprue.degating.uniform import sets_of
 from sprue.errors import BudgetError, InputError
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
 from sprue.models.open_net import open_net
+from sprue.models.plain_config import told_with
 from sprue.models.wired import Wired
 from sprue.plan import precision
+from sprue.plan.budget import parse_size
 from sprue.plan.meaning import answers_of, loss_of
 from sprue.plan.prune import Pruner, macs
 from sprue.plan.teach import Lessons, teach
@@ -59,6 +63,7 @@ class Asked:
         target: one of TARGETS.
         keep: share of the quality.
         limits: of what it costs.
+        size: of all files, as `plan.budget` reads it: "30%", "900kB"; None: what `limits` say.
         flops: the one share of the FLOPs to try; None: several.
         minutes: of training, at most.
         labels: whether training also goes by what the examples say is true.
@@ -70,6 +75,7 @@ class Asked:
     target: str
     keep: float
     limits: Limits = field(default_factory=Limits)
+    size: str | None = None
     flops: float | None = None
     minutes: float = 0.0
     labels: bool = True
@@ -248,22 +254,30 @@ class _Job:
     parts: _Parts
     workshop: Workshop
     progress: Callable[[str], object]
+    fallbacks: list[str] = field(default_factory=list)
     _pruners: dict[str, Pruner] = field(default_factory=dict)
     _networks: dict[str, tuple[nn.Module, float]] = field(default_factory=dict)
 
     def run(self, out: str) -> NetworkReport:
         """Search, prove, and put the folder together."""
-        search = self._search()
+        search, limits = self._search(), self._limits
         shares = SHARES if self.asked.flops is None else (self.asked.flops,)
         search.run(shares, 60 * self.asked.minutes)
         trials = [t for t in search.trials if self._allowed(t)]
-        picks = chain(trials, self.asked.keep, self.asked.limits)
+        picks = chain(trials, self.asked.keep, limits)
         if not picks:
             raise BudgetError(
                 f"nothing was found to cut: no trial of {self.given.model} is smaller or faster "
                 f"than the original ({self._why(search)})"
             )
         return self._prove(picks, search, out)
+
+    @cached_property
+    def _limits(self) -> Limits:
+        if self.asked.size is None:
+            return self.asked.limits
+        whole = precision.bytes_of(self._original)
+        return replace(self.asked.limits, size=parse_size(self.asked.size, whole) / whole)
 
     def _allowed(self, trial: Trial) -> bool:
         """A stated share of FLOPs is a demand; the whole network in float32 is no result."""
@@ -329,14 +343,28 @@ class _Job:
             self.progress("reading the network")
             size = _BATCH if self.net.varying and 0 in self.net.varying[0] else 1
             batches = [b for b in self.parts.fit.batches(size) if len(b[0]) == size or size == 1]
-            self._pruners[name] = Pruner(
-                self._network(base)[0],
-                batches or self.parts.fit.batches(size),
-                answers_of(self.net),
-                self.asked.seed,
-                vector=_VECTOR,
+            self._pruners[name] = self._read(
+                self._network(base)[0], batches or self.parts.fit.batches(size)
             )
         return self._pruners[name]
+
+    def _read(self, module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> Pruner:
+        """Widths of a dense result are such as its config can say, where that is enough."""
+        given = (module, batches, answers_of(self.net), self.asked.seed, _VECTOR)
+        if self.asked.target != DENSE or self.net.config is None:
+            return Pruner(*given)
+        least = 1.0 if self.asked.flops is None else self.asked.flops
+        try:
+            found = Pruner(*given, lambda groups: sets_of(module, groups))
+            if found.least() <= least:
+                return found
+            why = f"what it says goes down to {found.least():.1%} of the FLOPs"
+        except BudgetError:
+            why = "it says the widths of nothing that can be cut"
+        words = f"the result has no config.json: {why}; sprue.structure.cut.shaped loads it"
+        if words not in self.fallbacks:
+            self.fallbacks.append(words)
+        return Pruner(*given)
 
     def _network(self, stage: Stage | None) -> tuple[nn.Module, float]:
         """And its share of the FLOPs; what was trained before is kept, or taken up from disk."""
@@ -388,7 +416,18 @@ class _Job:
 
         inner = module.get_submodule("net") if isinstance(module, Wired) else module
         tensors = {n: t.detach().contiguous().clone() for n, t in inner.state_dict().items()}
-        save_file(tensors, self.workshop.folder / f"{stage.name}.safetensors")
+        save_file(tensors, self.workshop.folder / f"{stage.name}.safetensors", {"format": "pt"})
+        if self.net.config is not None:
+            told = told_with(self._inner, {name: tuple(t.shape) for name, t in tensors.items()})
+            if told is not None:
+                text = json.dumps(told, indent=2, default=str) + "\n"
+                (self.workshop.folder / f"{stage.name}.json").write_text(text, encoding="utf-8")
+
+    @property
+    def _inner(self) -> nn.Module:
+        """The user's network itself."""
+        module = self.net.module
+        return module.net if isinstance(module, Wired) else module
 
     @property
     def _small(self) -> bool:
@@ -437,7 +476,7 @@ class _Job:
             result=out,
             data=self.parts.files,
             keep=self.asked.keep,
-            limits=asdict(self.asked.limits),
+            limits=asdict(self._limits),
             artifact=told,
             parameters=(self.net.parameters, best.parameters),
             trials=[asdict(t) for t in search.trials],
@@ -463,12 +502,16 @@ class _Job:
             },
             "pruned": (self.workshop.noted("left") or {}).get(f"{trial.share:.6f}", {}),
             "trials": [asdict(t) for t in search.trials],
-            "fallbacks": list(search.fallbacks),
+            "fallbacks": [*search.fallbacks, *self.fallbacks],
         }
         source = self.workshop.folder / trial.file
-        weights = self.workshop.folder / f"{trial.file.split('-fp32')[0]}.safetensors"
-        more = [weights] if self.asked.target == DENSE and weights.is_file() else []
-        return artifact.assemble(self.workshop.result, source, trial, self.net, told, more)
+        name = trial.file.split("-fp32")[0]
+        more = {
+            as_: self.workshop.folder / f"{name}.{ending}"
+            for as_, ending in (("model.safetensors", "safetensors"), ("config.json", "json"))
+        }
+        found = {k: v for k, v in more.items() if self.asked.target == DENSE and v.is_file()}
+        return artifact.assemble(self.workshop.result, source, trial, self.net, told, found)
 
 
 def has_attention(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -48,7 +48,7 @@ def assemble(
     trial: Trial,
     net: nets.Net,
     told: Mapping[str, Any],
-    weights: Sequence[Path] = (),
+    beside: Mapping[str, Path],
 ) -> Path:
     """Make the folder of a result; its main file.
 
@@ -58,15 +58,15 @@ def assemble(
         trial: what it is.
         net: the original.
         told: more for sprue.json.
-        weights: safetensors to stand beside it, at most one.
+        beside: name -> file to stand beside it.
     """
     folder.mkdir()
     target = folder / f"model{source.suffix}"
     shutil.copyfile(source, target)
     if source.suffix == ".xml":
         shutil.copyfile(source.with_suffix(".bin"), target.with_suffix(".bin"))
-    for file in weights:
-        shutil.copyfile(file, folder / "model.safetensors")
+    for name, file in beside.items():
+        shutil.copyfile(file, folder / name)
     if net.source.is_dir():
         for pattern in _COMPANIONS:
             for file in sorted(net.source.glob(pattern)):

@@ -8,6 +8,7 @@ the one at which the network, counted exactly, meets its budget.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -84,6 +85,8 @@ class Pruner:
         seed: of the answers.
         vector: channels that an engine computes at once: widths become multiples of it, or 4 or 8,
             since what lies between costs as much as the next multiple. 1: any width.
+        tied: groups -> sets of them, by their places in the list: groups of a set have as many
+            units each and keep as many, and what is in no set stays whole. None: each is free.
         progress: called after every group.
 
     Raises:
@@ -98,12 +101,21 @@ class Pruner:
         answers: Answers = CLASSES,
         seed: int = 0,
         vector: int = 1,
+        tied: Callable[[Sequence[Group]], Sequence[Sequence[int]]] | None = None,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._vector = vector
         self.model, self._batches, self._answers = model, batches, answers
         self._macs = macs(model, batches[0])
         found = [g for g in groups(model, batches[0]) if g.read and _readable(model, g)]
+        if tied is not None:
+            sets = tied(found)
+            chosen = [i for some in sets for i in some]
+            ends = [0, *itertools.accumulate(len(some) for some in sets)]
+            found = [found[i] for i in chosen]
+            self._sets = list(itertools.starmap(range, itertools.pairwise(ends)))
+        else:
+            self._sets = [range(i, i + 1) for i in range(len(found))]
         if not found:
             raise BudgetError("no unit of this model can leave: all of it is tied to its outputs")
         readings = read(model, batches, _layers(found), answers, seed)
@@ -174,15 +186,15 @@ class Pruner:
                 f"{share:.1%} of the FLOPs cannot be met: the least that this model can be cut to "
                 f"is {self.least():.1%}"
             )
-        saved = [self._saved(i) for i in range(len(self.parts))]
+        saved = [self._saved(some) for some in self._sets]
         low, high = 1e-12, 1e12  # nats for all FLOPs of the original
         for _ in range(_STEPS):
             price = (low * high) ** 0.5
-            if self.flops(self._at(price, saved)) > share:
+            if self.flops(self._spread(self._at(price, saved))) > share:
                 low = price
             else:
                 high = price
-        return self._back(self._at(high, saved), share)
+        return self._spread(self._back(self._at(high, saved), share))
 
     def prune(self, share: float, adapt: bool = True) -> Pruned:
         """The model at this share of its FLOPs, repaired by least squares if asked for."""
@@ -203,21 +215,35 @@ class Pruner:
         lost = sum(float(p.damage[n]) for p, n in zip(self.parts, counts, strict=True))
         return Pruned(cut, self.flops(counts), lost, left)
 
-    def _saved(self, i: int) -> float:
-        """The share of FLOPs that one unit of a part takes along, the others being whole."""
-        return 1 - self.flops([int(k == i) for k in range(len(self.parts))])
+    def _spread(self, counts: Sequence[int]) -> list[int]:
+        """Of each part, from those of each set."""
+        found = [0] * len(self.parts)
+        for some, count in zip(self._sets, counts, strict=True):
+            for i in some:
+                found[i] = count
+        return found
+
+    @cached_property
+    def _damages(self) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+        """Of each set, by how many units leave every part of it."""
+        return [np.sum([self.parts[i].damage for i in some], 0) for some in self._sets]
+
+    def _saved(self, some: Sequence[int]) -> float:
+        """The share of FLOPs that one unit of each part of a set takes along, the rest whole."""
+        return 1 - self.flops([int(k in some) for k in range(len(self.parts))])
 
     def _at(self, price: float, saved: Sequence[float]) -> list[int]:
-        return [
-            int(gone[np.argmin(part.damage[gone] - price * s * gone)])
-            for part, s, gone in zip(self.parts, saved, self._allowed, strict=True)
-        ]
+        found = []
+        for some, damage, s in zip(self._sets, self._damages, saved, strict=True):
+            gone = self._allowed[some[0]]
+            found.append(int(gone[np.argmin(damage[gone] - price * s * gone)]))
+        return found
 
     def _back(self, counts: list[int], share: float) -> list[int]:
         """Units that the last step of the price took without need stay."""
         last = [
-            float(part.damage[n] - part.damage[n - 1]) if n else 0.0
-            for part, n in zip(self.parts, counts, strict=True)
+            float(damage[n] - damage[n - 1]) if n else 0.0
+            for damage, n in zip(self._damages, counts, strict=True)
         ]
         order = sorted(range(len(counts)), key=lambda i: -last[i])
         for i in order:
@@ -225,13 +251,13 @@ class Pruner:
         return counts
 
     def _fewest(self, counts: Sequence[int], i: int, share: float) -> int:
-        """Units of one part that still have to leave, the others being as they are."""
-        allowed = self._allowed[i]
+        """Units of one set that still have to leave, the others being as they are."""
+        allowed = self._allowed[self._sets[i][0]]
         low, high = 0, int(np.searchsorted(allowed, counts[i]))
         while low < high:
             middle = (low + high) // 2
             tried = [int(allowed[middle]) if k == i else c for k, c in enumerate(counts)]
-            if self.flops(tried) <= share:
+            if self.flops(self._spread(tried)) <= share:
                 high = middle
             else:
                 low = middle + 1

@@ -52,9 +52,10 @@ def metrics_for(
         if task == nets.ANSWERS:
             raise InputError("answers cannot be scored without true ones: give data that has them")
         return (Agreement(original),)
+    more = (Top(5, "top-5"),) if original.shape[-1] > 5 else ()
     found: dict[str, tuple[Metric, ...]] = {
-        nets.IMAGES: (Top(1), Top(5, "top-5")) if original.shape[-1] > 5 else (Top(1),),
-        nets.TEXTS: (Top(1, "accuracy"), MacroF1()),
+        nets.IMAGES: (Top(1), *more, Agreement(original)),
+        nets.TEXTS: (Top(1, "accuracy"), MacroF1(), Agreement(original)),
         nets.TOKENS: (TagF1(tuple(classes) if classes is not None else None),),
         nets.ANSWERS: tuple(answers.metrics()),
     }
