@@ -74,7 +74,7 @@ def test_numbers_and_what_follows_them(
     tiny_encoder: Callable[..., Path], tiny_resnet: Path
 ) -> None:
     net = open_net(str(tiny_encoder("ForSequenceClassification")))
-    inner: Any = net.module.net
+    inner: Any = net.module.get_submodule("net")
     numbers = {number.name: number for number in numbers_of(inner)}
     assert ("bert.encoder.layer.1.output.dense.weight", 1) in numbers["intermediate_size"].places
     assert "num_hidden_layers" not in numbers  # other parameters, not other sizes
@@ -91,5 +91,5 @@ def test_numbers_and_what_follows_them(
     assert told_with(inner, shapes) is None
 
     images = open_net(str(tiny_resnet))
-    lists = {(number.name, number.at) for number in numbers_of(images.module.net)}
+    lists = {(number.name, number.at) for number in numbers_of(images.module.get_submodule("net"))}
     assert ("embedding_size", None) in lists or ("hidden_sizes", 0) in lists
