@@ -236,7 +236,8 @@ class Search:
     def _exported(self, module: nn.Module, name: str) -> precision.Source:
         path = self.workshop.folder / f"{name}.source.onnx"
         check = self.calibration.batches(len(self.net.example[0]))[0]
-        to_onnx(module, self.net.example, self.net.inputs, self.net.varying, path, check)
+        net = self.net
+        to_onnx(module, net.example, net.inputs, net.varying, path, check, folded=True)
         some = self.calibration.sample(_RANGES, 0)
         arrays = [tuple(x.numpy() for x in batch) for batch in some.batches(1)]
         return precision.Source(path, self.net.inputs, arrays, self.transformer)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sprue.errors import InputError
+from sprue.formats.onnx_folding import fold_slices
 
 OPSET = 20  # what engines of the last two years read
 _EXAMPLES, _TOKENS = "examples", "tokens"
@@ -29,6 +30,8 @@ def to_onnx(
     varying: Sequence[Sequence[int]],
     path: Path,
     check: Sequence[torch.Tensor] | None = None,
+    *,
+    folded: bool = False,
 ) -> None:
     """Write a network.
 
@@ -39,6 +42,7 @@ def to_onnx(
         varying: for each argument the dimensions that may have other sizes: 0 and 1.
         path: of the file to make.
         check: arguments of real examples, on which file and network have to agree; None: noise.
+        folded: whether what one operator can do becomes one (`formats.onnx_folding`).
 
     Raises:
         InputError: an operator that ONNX lacks, or a file that answers otherwise than the network.
@@ -63,7 +67,7 @@ def to_onnx(
     except Exception as error:  # whatever the tracer or the translator stumbles over
         reason = _reason(error)
         raise InputError(f"the network cannot be exported to ONNX: {reason}") from error
-    _strip(path)
+    _strip(path, folded)
     _compare(module, arguments if check is None else tuple(check), names, path)
 
 
@@ -100,10 +104,12 @@ def _nested(module: nn.Module, shapes: tuple[dict[int, Any], ...] | None) -> Any
     return (shapes,) if starred else shapes
 
 
-def _strip(path: Path) -> None:
+def _strip(path: Path, folded: bool) -> None:
     """Without the places in the source code that every node came from: a third of a small file."""
     onnx = require()
     model = onnx.load(path)
+    if folded:
+        fold_slices(model)
     del model.metadata_props[:]
     model.doc_string = ""
     graphs = [model.graph, *model.functions]
