@@ -33,7 +33,8 @@ IMAGES = VISION / "cifar10-images"
 INTENTS = common.ASSETS / "routing/clinc-oos/data_full.json"
 CIFAR = "mean: [0.485, 0.456, 0.406]\nstd: [0.229, 0.224, 0.225]\n"
 MINUTES = 20.0
-PRUNED = 0.6  # share of the FLOPs of the rows with random weights
+PRUNED = 0.6  # share of the FLOPs of the rows with random weights, and of the dense one
+REPAIRED = (0.8, 0.6, 0.45)
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Real:
         given: model and data.
         minutes: of training, at most.
         flops: the one share of the FLOPs to try; None: several.
+        target: whatever is asked for; None: what is asked for.
     """
 
     given: Callable[[Path], Given]
     minutes: float = 0.0
     flops: float | None = None
+    target: str | None = None
 
 
 def _cifar(name: str) -> Callable[[Path], Given]:
@@ -85,6 +88,7 @@ def _yolox(_: Path) -> Given:
 REAL = {
     "resnet20": Real(_cifar("resnet20"), MINUTES),
     "resnet44": Real(_cifar("resnet44"), MINUTES),
+    "resnet44-dense": Real(_cifar("resnet44"), 10.0, PRUNED, "dense"),
     "minilm": Real(_minilm),
     "yolox-nano": Real(_yolox),
 }
@@ -117,6 +121,7 @@ RANDOM = {"resnet50": resnet50, "bert-base": bert, "yolov5s": yolov5s}
 def real(name: str, target: str) -> common.Json:
     """A row of REAL."""
     row = REAL[name]
+    target = row.target or target
     with tempfile.TemporaryDirectory() as scratch:
         given = row.given(Path(scratch))
         asked = Asked(target=target, keep=0.99, minutes=row.minutes, flops=row.flops)
@@ -132,6 +137,34 @@ def real(name: str, target: str) -> common.Json:
         "cut": artifact["cut"],
         "pruned": artifact["pruned"],
     }
+
+
+def repair(name: str) -> common.Json:
+    """Top-1 on the test images of networks that were cut, without training: repaired and not."""
+    from sprue.plan.prune import Pruner
+
+    with tempfile.TemporaryDirectory() as scratch:
+        given = REAL[name].given(Path(scratch))
+        net = given.open()
+        assert given.calibrate is not None
+        assert given.data is not None
+        fit = given.read(net, given.calibrate, 1024, 0)
+        test = given.read(net, given.data, None, 0)
+    pruner = Pruner(net.module, [b for b in fit.batches(32) if len(b[0]) == 32])
+    rows = []
+    for share in REPAIRED:
+        done = {kind: pruner.prune(share, adapt=kind == "repaired") for kind in ("cut", "repaired")}
+        right = {kind: _right(pruned.model, test) for kind, pruned in done.items()}
+        rows.append({"flops": done["cut"].flops, **right})
+        print(f"  {rows[-1]}", flush=True)
+    whole = _right(net.module, test)
+    return {"stamp": common.stamp(), "row": name, "original": whole, "repair": rows}
+
+
+@torch.no_grad()
+def _right(module: torch.nn.Module, test: Any) -> float:
+    found = torch.cat([module(*batch).argmax(1) for batch in test.batches(100)])
+    return float((found == torch.tensor(test.truth)).float().mean())
 
 
 def _told(words: str) -> None:
@@ -253,19 +286,24 @@ def _costs(bench: Bench, module: torch.nn.Module, kind: str, scratch: Path) -> A
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the rows that are asked for, all where none are."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", nargs="*", choices=[*REAL, *RANDOM, []])
+    every = [*REAL, *RANDOM, *(f"{name}-repair" for name in ("resnet20", "resnet44"))]
+    parser.add_argument("rows", nargs="*", choices=[*every, []])
     parser.add_argument("--target", default="openvino")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     parser.add_argument("--minutes", type=float, help="of training, in place of those of the row")
     args = parser.parse_args(arguments)
     common.require_assets()
     sys.path.insert(0, str(common.HERE))
-    for name in args.rows or [*REAL, *RANDOM]:
-        file = f"degating/{name}-{args.target}"
+    for name in args.rows or every:
+        target = (REAL[name].target if name in REAL else None) or args.target
+        file = f"degating/{name}-{target}"
         if common.load(file) is not None and not args.again:
             print(f"{name}: measured before")
             continue
         print(name, flush=True)
+        if name.endswith("-repair"):
+            common.save(file, repair(name.removesuffix("-repair")))
+            continue
         if name in REAL and args.minutes is not None:
             REAL[name] = replace(REAL[name], minutes=args.minutes)
         common.save(file, (real if name in REAL else random)(name, args.target))

@@ -24,6 +24,7 @@ def section() -> str:
         "",
         *_real(real),
         *_beside(real),
+        *_repair([one for one in found if "repair" in one]),
         *_random(random),
     ]
     return "\n".join(parts)
@@ -79,6 +80,21 @@ def _beside(rows: list[common.Json]) -> list[str]:
     head = ["network", "8 bits alone: size", "latency", "kept", "FLOPs", "pruned too: size"]
     head += ["latency", "kept"]
     words = "What pruning adds to 8 bits, on the examples of the search:"
+    return [words, "", *common.table(head, found), ""]
+
+
+def _repair(rows: list[common.Json]) -> list[str]:
+    """Cut networks without training."""
+    found = []
+    for one in rows:
+        for row in one["repair"]:
+            kept = (_percent(row[kind] / one["original"], 1) for kind in ("cut", "repaired"))
+            right = (f"{row['cut']:.4f}", f"{row['repaired']:.4f}")
+            found.append([one["row"], _percent(row["flops"]), *right, *kept])
+    if not found:
+        return []
+    head = ["network", "FLOPs", "top-1, cut alone", "repaired", "kept, cut alone", "repaired"]
+    words = "Without training, float32, all test images; the repair is by least squares:"
     return [words, "", *common.table(head, found), ""]
 
 
