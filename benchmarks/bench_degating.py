@@ -217,7 +217,7 @@ def _net(module: torch.nn.Module, task: str, shape: tuple[int, ...]) -> nets.Net
 
     wired: torch.nn.Module = module
     if hasattr(module, "config"):
-        names = ("pixel_values",) if task == nets.IMAGES else ("input_ids", "attention_mask")
+        names = ("input_ids", "attention_mask") if task == nets.TEXTS else ("pixel_values",)
         wired = Wired(module, names, lambda outputs, _: outputs.logits)
     else:
         names = ("x",)
@@ -235,7 +235,8 @@ def _bench(
 ) -> Bench:
     from sprue.data.examples import Examples
 
-    net = _net(module, task, shape)
+    # boxes of random weights say nothing: the answers are compared as they are
+    net = _net(module, nets.IMAGES if task == nets.BOXES else task, shape)
     path = _written(net, net.module, precision.FP32, target, scratch, "original")
     inputs = tuple(x[[0, 1] * 8] for x in net.example)
     return Bench(net, target, path, Examples(inputs, None, "seeded noise"))
