@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from sprue import __version__
 from sprue.data.examples import Examples
-from sprue.data.feed import read_examples
 from sprue.degating import artifact
+from sprue.degating.asked import DENSE, TARGETS, Asked, Given
 from sprue.degating.bench import Bench
+from sprue.degating.parts import Parts
 from sprue.degating.report import report_of
 from sprue.degating.trials import SHARES, Limits, Search, Stage, Trial, chain
 from sprue.degating.truth import true_classes
@@ -27,112 +28,23 @@ from sprue.degating.uniform import sets_of
 from sprue.errors import BudgetError, InputError
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
-from sprue.models.open_net import open_net
 from sprue.models.plain_config import told_with
 from sprue.models.wired import Wired
 from sprue.plan import precision
 from sprue.plan.budget import parse_size
 from sprue.plan.meaning import answers_of, loss_of
-from sprue.plan.prune import Pruner, macs
+from sprue.plan.prune import Pruner
 from sprue.plan.teach import Lessons, teach
 from sprue.plan.workshop import Workshop, sha256_of
 from sprue.proof import energy
 from sprue.proof.network_report import NetworkReport, judged
-from sprue.runtime.engines import ENGINES
 
-DENSE = "dense"
-TARGETS = (*ENGINES, DENSE)
-_HELD = 0.5  # share of examples that are held for the proof, where no others are given
-_JUDGED = 0.25  # share of the calibration that the search judges by, and nothing is fitted to
-_JUDGES = 1000  # examples that it judges by, at most
-_WORK = 1e12  # multiplications that reading a network may take, about: a minute or two
-_EXAMPLES = 64, 2048  # to calibrate on, at least and at most
-_PROVEN = 5000  # examples of the proof, at most
+__all__ = ["SHARES", "TARGETS", "Asked", "Given", "degate"]
+
 _BATCH = 32
 _LESSON, _SMALL_LESSON = 64, 8  # examples of a step of training, small ones and large
 _TINY = 64  # pixels
-_TRAINED = 20_000  # examples of training that fit into memory, at most
 _VECTOR = 16  # channels that the engines' kernels compute at once, float32 and 8 bits alike
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a network is to become.
-
-    Attributes:
-        target: one of TARGETS.
-        keep: share of the quality.
-        limits: of what it costs.
-        size: of all files, as `plan.budget` reads it: "30%", "900kB"; None: what `limits` say.
-        flops: the one share of the FLOPs to try; None: several.
-        minutes: of training, at most.
-        labels: whether training also goes by what the examples say is true.
-        portable: whether processors without VNNI must compute the same; None: this one decides.
-        threads: of the engine.
-        seed: of samples, splits and training.
-    """
-
-    target: str
-    keep: float
-    limits: Limits = field(default_factory=Limits)
-    size: str | None = None
-    flops: float | None = None
-    minutes: float = 0.0
-    labels: bool = True
-    portable: bool | None = None
-    threads: int = 1
-    seed: int = 0
-
-    @property
-    def engine(self) -> str:
-        """That measures: a dense network is measured in ONNX Runtime."""
-        return self.target if self.target in ENGINES else ENGINES[0]
-
-
-@dataclass(frozen=True)
-class Given:
-    """A model and data as the user named them.
-
-    Attributes:
-        model, weights, task, decoder, shape: as `models.open_net` takes them.
-        calibrate, data: files or folders.
-        preprocess, tokenizer, length: as `data.feed` takes them.
-        examples: to calibrate on; None: as many as its size allows.
-    """
-
-    model: str
-    weights: Path | None = None
-    task: str | None = None
-    decoder: str | None = None
-    shape: tuple[int, ...] | None = None
-    calibrate: Path | str | None = None
-    data: Path | str | None = None
-    preprocess: Path | None = None
-    tokenizer: Path | None = None
-    length: int | None = None
-    examples: int | None = None
-
-    def open(self) -> nets.Net:
-        """The network."""
-        return open_net(
-            self.model,
-            weights=self.weights,
-            task=self.task,
-            decoder=self.decoder,
-            shape=self.shape,
-        )
-
-    def read(self, net: nets.Net, path: Path | str, count: int | None, seed: int) -> Examples:
-        """Examples of a file."""
-        return read_examples(
-            net,
-            path,
-            preprocess=self.preprocess,
-            count=count,
-            seed=seed,
-            length=self.length,
-            tokenizer=self.tokenizer,
-        )
 
 
 def degate(
@@ -161,7 +73,7 @@ def degate(
     """
     net = given.open()
     _check(given, asked)
-    parts = _Parts.read(given, net, asked)
+    parts = Parts.read(given, net, asked)
     key = _key(given, asked, net, parts)
     with Workshop(Path(out), key, resume) as workshop:
         job = _Job(given, asked, net, parts, workshop, progress)
@@ -182,59 +94,7 @@ def _check(given: Given, asked: Asked) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Examples, apart by what they are for."""
-
-    fit: Examples
-    train: Examples
-    judge: Examples
-    prove: Examples
-    files: tuple[str, ...]
-
-    @classmethod
-    def read(cls, given: Given, net: nets.Net, asked: Asked) -> _Parts:
-        count = given.examples or _affordable(net)
-        most = (_TRAINED if asked.minutes else count) + _JUDGES
-        if given.calibrate is not None and given.data is not None:
-            fitted = given.read(net, given.calibrate, most, asked.seed)
-            prove = given.read(net, given.data, _PROVEN, asked.seed)
-            files = (str(given.data),)
-        else:
-            path = given.calibrate or given.data
-            assert path is not None
-            both = given.read(net, path, most + _PROVEN, asked.seed)
-            held = max(1, round(_HELD * len(both)))
-            order = both.sample(len(both), asked.seed)
-            mixed = _shuffled(order, asked.seed)
-            prove, fitted = mixed.some(range(held)), mixed.some(range(held, len(both)))
-            files = (f"{path} ({held} of {len(both)} examples, held for this)",)
-        mixed = _shuffled(fitted, asked.seed + 1)
-        judged = min(_JUDGES, max(1, round(_JUDGED * len(mixed))))
-        train = mixed.some(range(judged, len(mixed)))
-        fit, judge = train.some(range(min(count, len(train)))), mixed.some(range(judged))
-        if len(fit) < 2 or len(prove) < 2:
-            raise InputError(
-                f"expected at least 2 examples to calibrate on and 2 to prove with, got {len(fit)} "
-                f"and {len(prove)}: give more"
-            )
-        return cls(fit, train, judge, prove, files)
-
-
-def _shuffled(examples: Examples, seed: int) -> Examples:
-    import numpy as np
-
-    return examples.some(np.random.default_rng(seed).permutation(len(examples)).tolist())
-
-
-def _affordable(net: nets.Net) -> int:
-    """Examples whose reading takes a minute or two."""
-    total = sum(cost for cost, _ in macs(net.module, net.example).values())
-    low, high = _EXAMPLES
-    return int(min(high, max(low, _WORK / max(total, 1.0))))
-
-
-def _key(given: Given, asked: Asked, net: nets.Net, parts: _Parts) -> dict[str, Any]:
+def _key(given: Given, asked: Asked, net: nets.Net, parts: Parts) -> dict[str, Any]:
     return {
         "version": __version__,
         "model": sha256_of(net.source),
@@ -251,7 +111,7 @@ class _Job:
     given: Given
     asked: Asked
     net: nets.Net
-    parts: _Parts
+    parts: Parts
     workshop: Workshop
     progress: Callable[[str], object]
     fallbacks: list[str] = field(default_factory=list)
