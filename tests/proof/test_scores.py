@@ -272,8 +272,8 @@ def test_without_truth_the_original_is_true() -> None:
 @pytest.mark.parametrize(
     ("task", "truth", "names"),
     [
-        (nets.IMAGES, [0, 1], ["top-1", "top-5"]),
-        (nets.TEXTS, [0, 1], ["accuracy", "macro F1"]),
+        (nets.IMAGES, [0, 1], ["top-1", "top-5", "top-1 agreement"]),
+        (nets.TEXTS, [0, 1], ["accuracy", "macro F1", "top-1 agreement"]),
         (nets.TOKENS, [[0], [1]], ["F1"]),
         (nets.ANSWERS, [None, None], ["F1", "exact match"]),
         (nets.BOXES, [None, None], ["mAP50", "mAP50-95"]),
