@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from sprue.proof import audit_plots, audit_table, page, plots
@@ -23,7 +21,7 @@ def render(report: AuditReport) -> str:
     """The page as HTML, with everything in it that it shows."""
     found = report.findings
     headline, _, rest = report.statement.partition(": ")
-    return _template().render(
+    return page.template("audit.html").render(
         css=Markup(page.file("report.css")),
         version=report.machine.versions["sprue"],
         date=report.machine.date.replace("T", " ").replace("+00:00", " UTC"),
@@ -47,12 +45,6 @@ def render(report: AuditReport) -> str:
         settings=_settings(report),
         machine=page.machine_lines(report.machine),
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(page.file("audit.html"))
 
 
 def _tiles(report: AuditReport) -> list[dict[str, str]]:

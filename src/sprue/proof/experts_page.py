@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
 from itertools import pairwise
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from sprue import __version__
-from sprue.proof import svg
+from sprue.proof import page, svg
 from sprue.proof.form import percent, size
 
 _LEFT, _RIGHT, _TOP = 46.0, 12.0, 10.0
@@ -25,8 +22,8 @@ def render(found: Mapping[str, Any]) -> str:
     Args:
         found: `experts.ExpertsReport.as_dict()`.
     """
-    return _template().render(
-        css=Markup(_file("report.css")),
+    return page.template("experts.html").render(
+        css=Markup(page.file("report.css")),
         version=__version__,
         headline=_headline(found),
         lead=_lead(found),
@@ -37,16 +34,6 @@ def render(found: Mapping[str, Any]) -> str:
         pictures=[_picture(found["layers"][i]) for i in _spaced(len(found["layers"]))],
         rows=_rows(found),
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(_file("experts.html"))
-
-
-def _file(name: str) -> str:
-    return resources.files("sprue.proof").joinpath(name).read_text(encoding="utf-8")
 
 
 def _headline(found: Mapping[str, Any]) -> str:

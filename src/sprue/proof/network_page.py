@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from sprue.proof import network_plots, page, plots
@@ -32,7 +30,7 @@ def render(report: NetworkReport) -> str:
     demanded = report.verdict.keep is not None or report.broken
     mood = ("passed" if report.passed else "failed") if demanded else "measured"
     chosen = (artifact.get("cut") or {}).get("file")
-    return _template().render(
+    return page.template("network.html").render(
         css=Markup(page.file("report.css")),
         version=report.machine.versions["sprue"],
         date=report.machine.date.replace("T", " ").replace("+00:00", " UTC"),
@@ -54,12 +52,6 @@ def render(report: NetworkReport) -> str:
         measured=_measured(report, artifact),
         machine=page.machine_lines(report.machine),
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(page.file("network.html"))
 
 
 def _headline(report: NetworkReport) -> str:

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from sprue.proof import layers, plots, table
@@ -27,7 +27,7 @@ def render(report: Report) -> str:
     artifact = report.artifact or {}
     found = _matrices(report, artifact.get("tensors", {}))
     inside = [matrix for matrix in found if matrix.layer is not None]
-    return _template().render(
+    return template("report.html").render(
         css=Markup(file("report.css")),
         version=report.machine.versions["sprue"],
         date=report.machine.date.replace("T", " ").replace("+00:00", " UTC"),
@@ -54,9 +54,12 @@ def _matrices(report: Report, tensors: Mapping[str, Any]) -> list[Matrix]:
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(file("report.html"))
+def template(name: str) -> Template:
+    """Of a page; it can import what stands in the templates beside it."""
+    environment = Environment(
+        loader=FunctionLoader(file), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(name)
 
 
 def file(name: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from sprue.proof import page, plots, sweep_plots
@@ -22,7 +20,7 @@ def render(report: SweepReport) -> str:
     """The page as HTML, with everything in it that it shows."""
     mood = "measured" if report.pick is None else "passed" if report.passed else "failed"
     words = {"measured": "Nothing picked", "passed": "Margin met", "failed": "Margin not met"}
-    return _template().render(
+    return page.template("sweep.html").render(
         css=Markup(page.file("report.css")),
         version=report.machine.versions["sprue"],
         date=report.machine.date.replace("T", " ").replace("+00:00", " UTC"),
@@ -41,12 +39,6 @@ def render(report: SweepReport) -> str:
         settings=_settings(report),
         machine=page.machine_lines(report.machine),
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(page.file("sweep.html"))
 
 
 def _families(report: SweepReport) -> list[str]:

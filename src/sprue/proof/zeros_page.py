@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from sprue.proof import layers, plots
+from sprue.proof import layers, page, plots
 from sprue.proof.form import percent
 
 
@@ -22,8 +19,8 @@ def render(artifact: Mapping[str, Any]) -> str:
     """
     told = artifact["activations"]
     found = layers.matrices(artifact["tensors"])
-    return _template().render(
-        css=Markup(_file("report.css")),
+    return page.template("zeros.html").render(
+        css=Markup(page.file("report.css")),
         version=artifact["sprue"],
         name=artifact["original"]["name"],
         met=percent(told["met"]),
@@ -35,16 +32,6 @@ def render(artifact: Mapping[str, Any]) -> str:
         seed=artifact["seed"],
         fallbacks=artifact["fallbacks"],
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(_file("zeros.html"))
-
-
-def _file(name: str) -> str:
-    return resources.files("sprue.proof").joinpath(name).read_text(encoding="utf-8")
 
 
 def _tiles(told: Mapping[str, Any]) -> list[dict[str, str]]:
