@@ -121,7 +121,6 @@ RANDOM = {"resnet50": resnet50, "bert-base": bert, "yolov5s": yolov5s}
 def real(name: str, target: str) -> common.Json:
     """A row of REAL."""
     row = REAL[name]
-    target = row.target or target
     with tempfile.TemporaryDirectory() as scratch:
         given = row.given(Path(scratch))
         asked = Asked(target=target, keep=0.99, minutes=row.minutes, flops=row.flops)
@@ -307,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         if name in REAL and args.minutes is not None:
             REAL[name] = replace(REAL[name], minutes=args.minutes)
-        common.save(file, (real if name in REAL else random)(name, args.target))
+        common.save(file, (real if name in REAL else random)(name, target))
 
 
 if __name__ == "__main__":

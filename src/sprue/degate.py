@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sprue import __version__
@@ -29,7 +30,7 @@ from sprue.errors import BudgetError, InputError
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
 from sprue.models.plain_config import told_with
-from sprue.models.wired import Wired
+from sprue.models.wired import unwired
 from sprue.plan import precision
 from sprue.plan.budget import parse_size
 from sprue.plan.meaning import answers_of, loss_of
@@ -114,7 +115,6 @@ class _Job:
     parts: Parts
     workshop: Workshop
     progress: Callable[[str], object]
-    fallbacks: list[str] = field(default_factory=list)
     _pruners: dict[str, Pruner] = field(default_factory=dict)
     _networks: dict[str, tuple[nn.Module, float]] = field(default_factory=dict)
 
@@ -222,8 +222,7 @@ class _Job:
         except BudgetError:
             why = "it says the widths of nothing that can be cut"
         words = f"the result has no config.json: {why}; sprue.structure.cut.shaped loads it"
-        if words not in self.fallbacks:
-            self.fallbacks.append(words)
+        self.workshop.note("uniform", words)
         return Pruner(*given)
 
     def _network(self, stage: Stage | None) -> tuple[nn.Module, float]:
@@ -272,22 +271,11 @@ class _Job:
         """The weights of a dense result, by the names that they have in the user's network."""
         if self.asked.target != DENSE:
             return
-        from safetensors.torch import save_file
-
-        inner = module.get_submodule("net") if isinstance(module, Wired) else module
-        tensors = {n: t.detach().contiguous().clone() for n, t in inner.state_dict().items()}
+        tensors = {
+            name: t.detach().contiguous().clone()
+            for name, t in unwired(module)[0].state_dict().items()
+        }
         save_file(tensors, self.workshop.folder / f"{stage.name}.safetensors", {"format": "pt"})
-        if self.net.config is not None:
-            told = told_with(self._inner, {name: tuple(t.shape) for name, t in tensors.items()})
-            if told is not None:
-                text = json.dumps(told, indent=2, default=str) + "\n"
-                (self.workshop.folder / f"{stage.name}.json").write_text(text, encoding="utf-8")
-
-    @property
-    def _inner(self) -> nn.Module:
-        """The user's network itself."""
-        module = self.net.module
-        return module.net if isinstance(module, Wired) else module
 
     @property
     def _small(self) -> bool:
@@ -362,16 +350,27 @@ class _Job:
             },
             "pruned": (self.workshop.noted("left") or {}).get(f"{trial.share:.6f}", {}),
             "trials": [asdict(t) for t in search.trials],
-            "fallbacks": [*search.fallbacks, *self.fallbacks],
+            "fallbacks": [*search.fallbacks, *filter(None, [self.workshop.noted("uniform")])],
         }
         source = self.workshop.folder / trial.file
+        beside = self._beside(trial) if self.asked.target == DENSE else {}
+        return artifact.assemble(self.workshop.result, source, trial, self.net, told, beside)
+
+    def _beside(self, trial: Trial) -> dict[str, Path]:
+        """Weights of a dense result, and its config where one says its sizes."""
         name = trial.file.split("-fp32")[0]
-        more = {
-            as_: self.workshop.folder / f"{name}.{ending}"
-            for as_, ending in (("model.safetensors", "safetensors"), ("config.json", "json"))
-        }
-        found = {k: v for k, v in more.items() if self.asked.target == DENSE and v.is_file()}
-        return artifact.assemble(self.workshop.result, source, trial, self.net, told, found)
+        weights = self.workshop.folder / f"{name}.safetensors"
+        if not weights.is_file():
+            return {}
+        found = {"model.safetensors": weights}
+        if self.net.config is not None:
+            shapes = {name: tuple(t.shape) for name, t in load_file(weights).items()}
+            told = told_with(unwired(self.net.module)[0], shapes)
+            if told is not None:
+                found["config.json"] = self.workshop.folder / "config.json"
+                text = json.dumps(told, indent=2, default=str) + "\n"
+                found["config.json"].write_text(text, encoding="utf-8")
+        return found
 
 
 def has_attention(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sprue.models.plain_config import numbers_of
-from sprue.models.wired import Wired
+from sprue.models.wired import unwired
 from sprue.structure.units import Group
 
 
@@ -20,8 +20,7 @@ def sets_of(model: nn.Module, groups: Sequence[Group]) -> list[list[int]]:
         model: a network of `transformers`, wired or not.
         groups: of the model that was given.
     """
-    prefix = "net." if isinstance(model, Wired) else ""
-    inner = model.net if isinstance(model, Wired) else model
+    inner, prefix = unwired(model)
     found: list[list[int]] = []
     left = set(range(len(groups)))
     for number in numbers_of(inner):

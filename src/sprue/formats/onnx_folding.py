@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Constants = Mapping[str, NDArray[Any]]
+Constants = Mapping[str, Any]  # name -> onnx.TensorProto
 Pace = tuple[int, int]  # start and step along a dimension
 
 _ENDLESS = 2**31 - 1
@@ -47,17 +47,16 @@ def fold_slices(model: Any) -> int:
     Returns:
         How many.
     """
-    import onnx
-
     graph = model.graph
-    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    constants = {t.name: t for t in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     found = 0
     for node in graph.node:
-        if node.op_type == "Conv" and _alone(graph, node.input[0]) and node.input[1] in constants:
-            parts = _parts(makers.get(node.input[0]), makers, constants)
-            if parts and _fold(graph, node, parts, constants[node.input[1]]):
-                found += 1
+        if node.op_type != "Conv" or node.input[1] not in constants:
+            continue
+        parts = _parts(makers.get(node.input[0]), makers, constants)
+        if parts and all(_alone(graph, name) for name in node.input[:2]):
+            found += _fold(node, parts, constants[node.input[1]])
     if found:
         _sweep(graph)
     return found
@@ -102,8 +101,8 @@ def _sliced(node: Any, constants: Constants) -> dict[int, Pace] | None:
     """Dimension -> start and step; None for slices that end early, or of other dimensions."""
     if len(node.input) < 4 or any(name not in constants for name in node.input[1:]):
         return None
-    starts, ends, axes = (constants[name].tolist() for name in node.input[1:4])
-    steps = constants[node.input[4]].tolist() if len(node.input) > 4 else [1] * len(axes)
+    starts, ends, axes, *more = (_array(constants[name]).tolist() for name in node.input[1:])
+    steps = more[0] if more else [1] * len(axes)
     found = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if axis not in (_HEIGHT, _WIDTH) or end < _ENDLESS or not 0 <= start < step:
@@ -112,15 +111,16 @@ def _sliced(node: Any, constants: Constants) -> dict[int, Pace] | None:
     return found
 
 
-def _fold(graph: Any, node: Any, parts: list[_Taken], weight: NDArray[Any]) -> bool:
+def _fold(node: Any, parts: list[_Taken], tensor: Any) -> bool:
+    """Rewrite a convolution and its weight, both read by nothing else; whether that could be."""
     import onnx
 
-    told = _attributes(node)
+    told, weight = _attributes(node), _array(tensor)
     plain = told.get("group", 1) == 1 and set(told.get("dilations", [1, 1])) == {1}
     if weight.ndim != 4 or not plain or told.get("auto_pad", b"NOTSET") != b"NOTSET":
         return False
     channels, rest = divmod(weight.shape[1], len(parts))
-    if rest or not _alone(graph, node.input[1]):
+    if rest:
         return False
     down, right = parts[0].pace(_HEIGHT)[1], parts[0].pace(_WIDTH)[1]
     height, width = weight.shape[2:]
@@ -136,9 +136,7 @@ def _fold(graph: Any, node: Any, parts: list[_Taken], weight: NDArray[Any]) -> b
     del node.attribute[:]
     node.attribute.extend(stay)
     node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in values.items())
-    for tensor in graph.initializer:
-        if tensor.name == node.input[1]:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
     node.input[0] = parts[0].source
     return True
 
@@ -155,6 +153,13 @@ def _sweep(graph: Any) -> None:
             graph.node.remove(node)
     for tensor in [t for t in graph.initializer if t.name not in read]:
         graph.initializer.remove(tensor)
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    import onnx
+
+    found: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    return found
 
 
 def _attributes(node: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def numbers_of(model: nn.Module) -> list[Number]:
             continue
         places = _followed(before, after, number.value)
         if places:
-            found.append(Number(number.name, number.at, number.value, places))
+            found.append(replace(number, places=places))
     return sorted(found, key=lambda number: len(number.places))
 
 

@@ -45,6 +45,11 @@ class Wired(nn.Module):
         return self._answer(self.net(**given, return_dict=True), given)
 
 
+def unwired(module: nn.Module) -> tuple[nn.Module, str]:
+    """The user's network, and what stands before the names of its parameters in the wired one."""
+    return (module.net, "net.") if isinstance(module, Wired) else (module, "")
+
+
 def open_folder(folder: Path, task: str | None = None) -> nets.Net:
     """The network of a Hugging Face folder.
 

@@ -150,18 +150,9 @@ def _best(course: _Course, start: nn.Module, held: Tensor) -> Taught:
 def _lost(course: _Course, model: nn.Module, held: Tensor) -> float:
     inputs, truth = tuple(x[held] for x in course.inputs), course.lessons.truth
     found = distance(course.original, model, inputs, course.lessons.loss)
-    return found if truth is None else found + _wrong(model, inputs, truth[held])
-
-
-@torch.no_grad()
-def _wrong(model: nn.Module, inputs: tuple[Tensor, ...], truth: Tensor, batch: int = 32) -> float:
-    """Cross-entropy with what is true, the mean over examples."""
-    total, count = 0.0, len(truth)
-    for start in range(0, count, batch):
-        some = tuple(x[start : start + batch] for x in inputs)
-        total += float(against(model(*some), truth[start : start + batch])) * len(some[0])
-    found = total / count
-    return found if math.isfinite(found) else math.inf
+    if truth is None:
+        return found
+    return found + _mean(lambda batch, true: against(model(*batch), true), inputs, truth[held])
 
 
 def against(answer: Tensor, truth: Tensor) -> Tensor:
@@ -171,15 +162,26 @@ def against(answer: Tensor, truth: Tensor) -> Tensor:
     return functional.cross_entropy(rows, truth.flatten()[known], reduction="sum") / len(known)
 
 
-@torch.no_grad()
 def distance(
-    original: nn.Module, other: nn.Module, inputs: tuple[Tensor, ...], loss: Loss, batch: int = 32
+    original: nn.Module, other: nn.Module, inputs: tuple[Tensor, ...], loss: Loss
 ) -> float:
     """Mean distance of the answers of two networks."""
+    return _mean(lambda batch, _: loss(original(*batch), other(*batch)), inputs, inputs[0])
+
+
+@torch.no_grad()
+def _mean(
+    loss: Callable[[tuple[Tensor, ...], Tensor], Tensor],
+    inputs: tuple[Tensor, ...],
+    beside: Tensor,
+    batch: int = 32,
+) -> float:
+    """Of what a loss says of batches of inputs, and of what stands beside them; or infinity."""
     total, count = 0.0, len(inputs[0])
     for start in range(0, count, batch):
-        some = tuple(x[start : start + batch] for x in inputs)
-        total += float(loss(original(*some), other(*some))) * len(some[0])
+        some = slice(start, start + batch)
+        value = loss(tuple(x[some] for x in inputs), beside[some])
+        total += float(value) * len(beside[some])
     found = total / count
     return found if math.isfinite(found) else math.inf
 
