@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import common
 from sprue.degate import Asked, Given, degate
 from sprue.degating.bench import Bench
 from sprue.degating.report import report_of
+from sprue.degating.trials import Limits
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
 from sprue.plan import precision
@@ -35,6 +36,7 @@ CIFAR = "mean: [0.485, 0.456, 0.406]\nstd: [0.229, 0.224, 0.225]\n"
 MINUTES = 20.0
 PRUNED = 0.6  # share of the FLOPs of the rows with random weights, and of the dense one
 REPAIRED = (0.8, 0.6, 0.45)
+GOAL = Limits(latency=0.45, size=0.27)
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Real:
         minutes: of training, at most.
         flops: the one share of the FLOPs to try; None: several.
         target: whatever is asked for; None: what is asked for.
+        limits: of what the result may cost; without any the fastest that keeps enough is taken.
     """
 
     given: Callable[[Path], Given]
     minutes: float = 0.0
     flops: float | None = None
     target: str | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 def _cifar(name: str) -> Callable[[Path], Given]:
@@ -81,7 +85,7 @@ def _minilm(_: Path) -> Given:
 
 def _yolox(_: Path) -> Given:
     return Given(
-        model=str(VISION / "yolox-nano/yolox_nano.onnx"), data=VISION / "coco-val", examples=16
+        model=str(VISION / "yolox-nano/yolox_nano.onnx"), data=VISION / "coco-val", examples=24
     )
 
 
@@ -90,7 +94,7 @@ REAL = {
     "resnet44": Real(_cifar("resnet44"), MINUTES),
     "resnet44-dense": Real(_cifar("resnet44"), 10.0, PRUNED, "dense"),
     "minilm": Real(_minilm),
-    "yolox-nano": Real(_yolox),
+    "yolox-nano": Real(_yolox, limits=GOAL),
 }
 
 
@@ -123,7 +127,9 @@ def real(name: str, target: str) -> common.Json:
     row = REAL[name]
     with tempfile.TemporaryDirectory() as scratch:
         given = row.given(Path(scratch))
-        asked = Asked(target=target, keep=0.99, minutes=row.minutes, flops=row.flops)
+        asked = Asked(
+            target=target, keep=0.99, limits=row.limits, flops=row.flops, minutes=row.minutes
+        )
         report = degate(given, Path(scratch) / "out", asked, progress=_told)
         artifact = dict(report.artifact or {})
     print(report.table(), flush=True)

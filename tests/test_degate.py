@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sprue import degate as verb
 from sprue.cli import main
@@ -71,6 +72,60 @@ def test_a_network_becomes_smaller_and_answers_the_same(
     assert "Kept: at least" in capsys.readouterr().out
     assert "<svg" in page.read_text()
     assert artifact.read(out).told["verdict"]["data"]["examples"] == 400
+
+
+SMOOTH = """
+import torch
+
+
+class Smooth(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 64, 3), torch.nn.Conv2d(64, 64, 3)
+        self.act, self.head = torch.nn.SiLU(), torch.nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.head(self.act(self.b(self.act(self.a(x)))).mean((2, 3)))
+
+
+def smooth():
+    return Smooth()
+"""
+
+
+def test_what_is_fast_enough_and_too_large_gets_coarser_weights(
+    network: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "smooth_net.py").write_text(SMOOTH)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(verb, "SHARES", ())
+    made = importlib.import_module("smooth_net").smooth()
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        n: torch.randn(t.shape, generator=generator) * t[0].numel() ** -0.5
+        for n, t in made.state_dict().items()
+    }
+    save_file(weights, tmp_path / "w.safetensors")
+    out = tmp_path / "out"
+    spec = ["smooth_net:smooth", "--weights", str(tmp_path / "w.safetensors"), "--input", "3x8x8"]
+    words = ["--target", "openvino", "--keep", "50%", "--size", "27%", "--quiet", "--json"]
+    code = main(["compress", *spec, "--calibrate", str(network.images), "--out", str(out), *words])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    told = json.loads(captured.out)
+    assert any(t["hard"] for t in told["trials"])
+    result = artifact.read(out)
+    assert result.told["cut"]["precision"] == "int8-w4"
+    assert set(result.told["bits"]) == {"b"}  # the only large layer
+    assert result.told["bits"]["b"] in (4, 6)
+    assert told["bytes"]["ratio"] <= 0.27
+    page = tmp_path / "page.html"
+    again = ["--data", str(network.images), "--keep", "40%", "--quiet", "--report", str(page)]
+    assert main(["verify", spec[0], str(out), *spec[1:], *again]) == 0
+    assert f"weights of 1 layer stored in {result.told['bits']['b']} bits" in page.read_text()
 
 
 def test_dense_is_pruned_alone_and_the_same_every_time(

@@ -33,12 +33,14 @@ from sprue.models.plain_config import told_with
 from sprue.models.wired import unwired
 from sprue.plan import precision
 from sprue.plan.budget import parse_size
+from sprue.plan.coarsen import Coarsener
 from sprue.plan.meaning import answers_of, loss_of
 from sprue.plan.prune import Pruner
 from sprue.plan.teach import Lessons, teach
 from sprue.plan.workshop import Workshop, sha256_of
 from sprue.proof import energy
 from sprue.proof.network_report import NetworkReport, judged
+from sprue.structure.hardened import hardened, silus
 
 __all__ = ["SHARES", "TARGETS", "Asked", "Given", "degate"]
 
@@ -116,6 +118,7 @@ class _Job:
     workshop: Workshop
     progress: Callable[[str], object]
     _pruners: dict[str, Pruner] = field(default_factory=dict)
+    _coarseners: dict[str, Coarsener] = field(default_factory=dict)
     _networks: dict[str, tuple[nn.Module, float]] = field(default_factory=dict)
 
     def run(self, out: str) -> NetworkReport:
@@ -162,6 +165,8 @@ class _Job:
             if self.asked.target == DENSE
             else precision.offered(self.asked.engine, self._transformer),
             transformer=self._transformer,
+            limits=self._limits,
+            hard=self.asked.target != DENSE and silus(self.net.module) > 0,
             advance=self.progress,
         )
 
@@ -201,12 +206,30 @@ class _Job:
         name = "" if base is None else base.name
         if name not in self._pruners:
             self.progress("reading the network")
-            size = _BATCH if self.net.varying and 0 in self.net.varying[0] else 1
-            batches = [b for b in self.parts.fit.batches(size) if len(b[0]) == size or size == 1]
-            self._pruners[name] = self._read(
-                self._network(base)[0], batches or self.parts.fit.batches(size)
-            )
+            self._pruners[name] = self._read(self._network(base)[0], self._batches)
         return self._pruners[name]
+
+    @cached_property
+    def _batches(self) -> list[tuple[Tensor, ...]]:
+        """Of what networks are fitted to, all of one size."""
+        size = _BATCH if self.net.varying and 0 in self.net.varying[0] else 1
+        every = self.parts.fit.batches(size)
+        return [b for b in every if len(b[0]) == size or size == 1] or every
+
+    def _coarsener(self, base: Stage | None) -> Coarsener:
+        name = "" if base is None else base.name
+        if name not in self._coarseners:
+            self.progress("reading which weights may be coarser")
+            self._coarseners[name] = Coarsener(
+                self._network(base)[0], self._batches, answers_of(self.net), self.asked.seed
+            )
+        return self._coarseners[name]
+
+    def _bits(self, stage: Stage) -> dict[str, int]:
+        """Layer -> bits of those that this stage makes coarser; kept for what is told of it."""
+        bits = self._coarsener(stage.base).pick(stage.saved)
+        self.workshop.note("bits", {**(self.workshop.noted("bits") or {}), stage.name: bits})
+        return bits
 
     def _read(self, module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> Pruner:
         """Widths of a dense result are such as its config can say, where that is enough."""
@@ -230,16 +253,22 @@ class _Job:
         if stage is None:
             return self.net.module, 1.0
         if stage.name not in self._networks:
-            self._made(stage)
+            self._networks[stage.name] = self._made(stage)
         return self._networks[stage.name]
 
     def _made(self, stage: Stage) -> tuple[nn.Module, float]:
-        """A network of this share of the FLOPs, repaired, and trained if there is time."""
-        module, flops = self._network(stage.base)
-        if stage.base is None or stage.share < stage.base.share:
+        """A network with what this stage does to it, repaired, and trained if there is time."""
+        base = stage.base
+        module, flops = self._network(base)
+        if stage.hard and not (base and base.hard):
+            module = hardened(module, self._batches)
+        if stage.saved > (base.saved if base else 0):
+            module = self._coarsener(base).coarse(self._bits(stage))
+        if stage.share < (base.share if base else 1.0):
             module, flops = self._pruned(stage)
         if stage.own:
             module = self._trained(module, stage)
+        if stage.own or stage.hard:
             self._networks[stage.name] = module, flops
         self._saved(module, stage)
         return module, flops
@@ -348,6 +377,7 @@ class _Job:
                     "examples": len(self.parts.prove),
                 },
             },
+            "bits": self._stored(trial),
             "pruned": (self.workshop.noted("left") or {}).get(f"{trial.share:.6f}", {}),
             "trials": [asdict(t) for t in search.trials],
             "fallbacks": [*search.fallbacks, *filter(None, [self.workshop.noted("uniform")])],
@@ -355,6 +385,11 @@ class _Job:
         source = self.workshop.folder / trial.file
         beside = self._beside(trial) if self.asked.target == DENSE else {}
         return artifact.assemble(self.workshop.result, source, trial, self.net, told, beside)
+
+    def _stored(self, trial: Trial) -> dict[str, int]:
+        """Layer -> bits that its weights are stored in, where that is not the precision's."""
+        noted = self.workshop.noted("bits") or {}
+        return next((bits for name, bits in noted.items() if trial.file.startswith(f"{name}-")), {})
 
     def _beside(self, trial: Trial) -> dict[str, Path]:
         """Weights of a dense result, and its config where one says its sizes."""

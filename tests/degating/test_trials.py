@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,25 +75,39 @@ class Notes:
 class Told(Search):
     """A search in which what is kept follows from share and training."""
 
-    def __init__(self, gain: float, least: float = 0.0) -> None:
-        more: dict[str, Any] = dict.fromkeys(("net", "bench", "calibration", "make"))
+    def __init__(
+        self, gain: float = 0.0, least: float = 0.0, lost: float | None = None, **limits: float
+    ) -> None:
+        more: dict[str, Any] = dict.fromkeys(("net", "calibration", "make"))
         super().__init__(
             workshop=Notes(),  # type: ignore[arg-type]
+            bench=SimpleNamespace(engine="openvino"),  # type: ignore[arg-type]
             keep=0.99,
             portable=False,
-            precisions=(),
+            precisions=("int8",),
             transformer=False,
+            limits=Limits(**limits),
+            hard=lost is not None,
             **more,
         )
-        self.gain, self.least = gain, least
+        self.gain, self.least, self.lost = gain, least, lost or 0.0
         self.seen: list[tuple[float, float, float]] = []
+        self.stages: list[Stage] = []
 
-    def _stage(self, stage: Stage, only_fp32: bool) -> None:
+    def _stage(self, stage: Stage, kinds: Sequence[str]) -> None:
         if stage.share < self.least:
             raise BudgetError(f"{stage.share} is too little")
         self.seen.append((stage.share, stage.seconds, stage.own))
+        self.stages.append(stage)
         kept = 1 - 0.2 * (1 - stage.share) + (self.gain if stage.seconds else 0)
-        self.trials.append(trial(f"{stage.name}-fp32-0.xml", kept, stage.share))
+        kept -= self.lost if stage.hard else 0
+        latency = stage.share * (0.6 if stage.hard else 1)
+        nbytes = 1000 * stage.share - 0.9 * stage.saved  # text that comes along takes a tenth
+        for kind in kinds:
+            name = f"{stage.name}-{kind}-0.xml"
+            size = nbytes / 2000
+            one = trial(name, kept, latency * (0.5 if kind != "fp32" else 1), size)
+            self.trials.append(replace(one, precision=kind, nbytes=round(nbytes)))
 
 
 def test_training_goes_where_the_network_comes_back_from_and_then_on() -> None:
@@ -121,3 +138,36 @@ def test_all_of_the_training_goes_to_a_share_that_was_asked_for() -> None:
     search = Told(gain=0.09)
     search.run((0.3,), 100)
     assert search.seen == [(1.0, 0, 0), (0.3, 0, 0), (0.3, 100, 100)]
+
+
+def test_other_activations_come_first_where_they_are_worth_it() -> None:
+    good, bad = Told(lost=0.005), Told(lost=0.02)
+    for search in (good, bad):
+        search.run((0.98, 0.9), 0)
+        assert search.stages[1] == Stage(1.0, hard=True)
+    assert good.stages[2] == Stage(0.98, 0.0, Stage(1.0, hard=True), hard=True)
+    assert bad.stages[2] == Stage(0.98)
+
+
+def test_other_activations_that_training_may_bring_back_are_trained() -> None:
+    search = Told(gain=0.05, lost=0.05)
+    search.run((0.9, 0.6), 100)
+    assert all(stage.hard for stage in search.stages[1:])
+    assert search.stages[-1].own == 60
+
+
+def test_weights_become_coarser_until_the_file_is_small_enough() -> None:
+    search = Told(size=0.4)
+    search.run((), 0)
+    saved = [stage.saved for stage in search.stages if stage.saved]
+    assert saved == [200, 220, 222]  # each makes up for the text that the one before had added
+    last = search.trials[-1]
+    assert last.precision == "int8-w4"
+    assert last.size == pytest.approx(0.4, abs=1e-3)
+    assert chain(search.trials, 0.99, Limits(size=0.4001)) == [last]
+
+
+def test_coarser_weights_are_not_tried_without_need() -> None:
+    for search in (Told(), Told(size=0.6), Told(size=0.4, latency=0.4)):
+        search.run((), 0)
+        assert not any(stage.saved for stage in search.stages)

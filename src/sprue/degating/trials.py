@@ -3,12 +3,15 @@
 Shares of the FLOPs are tried from the largest down, each network in every precision of its engine,
 until too little is kept. Where training is allowed, the smallest share from which the network can
 be expected to come back is trained; where it did come back, it is cut and trained once more.
+Activations that cost engines much are replaced first, if that keeps enough; and where 8 bits are
+good and fast enough but too large, weights are stored in fewer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,9 @@ _FIRST = 0.4  # of the time, to the first training
 _LOOKS = 6  # at the proof: more cost time, not confidence
 _DOUBT = 0.6  # of a bound's distance, a standard error: what the search measured may be wrong by it
 _SENSED = 16  # examples that show which layers suffer in 8 bits
+_FASTER = 0.95  # of the latency, from where other activations are worth what they lose
+_COARSER = 2  # networks of which weights are stored in fewer bits, at most
+_AGAIN = 3  # times that one is made, until it is as small as it has to be
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Trial:
         latency: over the original's, one example at a time.
         energy: over the original's.
         size: over the original's.
+        hard: whether HardSwish stands in the place of its SiLU.
     """
 
     file: str
@@ -62,6 +69,7 @@ class Trial:
     latency: float
     energy: float
     size: float
+    hard: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,21 +114,37 @@ class Stage:
         share: of the FLOPs of the original.
         seconds: of training, with those of what it is made from.
         base: what it is made from; None: the original.
+        hard: whether HardSwish stands in the place of its SiLU.
+        saved: bytes that coarser weights save of it.
     """
 
     share: float
     seconds: float = 0.0
     base: Stage | None = None
+    hard: bool = False
+    saved: int = 0
 
     @property
     def name(self) -> str:
         """What its files begin with."""
-        return f"{round(1e4 * self.share):05d}-{self.seconds:g}s"
+        kind = ("h" if self.hard else "") + (f"c{self.saved}-" if self.saved else "")
+        return f"{kind}{round(1e4 * self.share):05d}-{self.seconds:g}s"
 
     @property
     def own(self) -> float:
         """Seconds of its own training."""
         return self.seconds - (self.base.seconds if self.base else 0.0)
+
+
+@dataclass(frozen=True)
+class _About:
+    """What files are made of: as `Trial` and `Stage` say."""
+
+    name: str
+    share: float
+    seconds: float
+    parameters: int
+    hard: bool
 
 
 Make = Callable[[Stage], tuple[nn.Module, float]]  # the network, and the share that it really has
@@ -140,6 +164,8 @@ class Search:
         portable: whether processors without VNNI must compute the same.
         precisions: to try.
         transformer: whether attention is in the network.
+        limits: of what a result may cost.
+        hard: whether the network has SiLU that may be replaced.
         advance: called with a few words before each trial.
         fallbacks: what could not be done as asked, in words.
     """
@@ -153,6 +179,8 @@ class Search:
     portable: bool
     precisions: Sequence[str]
     transformer: bool
+    limits: Limits = field(default_factory=Limits)
+    hard: bool = False
     advance: Callable[[str], object] = lambda words: None
     fallbacks: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
@@ -162,47 +190,95 @@ class Search:
         self.trials = [Trial(**told) for told in noted]
         self._done: list[str] = list(self.workshop.noted("stages") or [])
         self._spared = 0
+        self._stages: list[Stage] = []
 
     def run(self, shares: Sequence[float], seconds: float) -> list[Trial]:
         """Try the whole network, then these shares of it, with training for so long in all."""
         self.stage(Stage(1.0))
+        base = self._hardened(bool(seconds)) if self.hard else None
         try:
             if seconds:
-                self._trained(sorted(shares, reverse=True), seconds)
+                self._trained(sorted(shares, reverse=True), seconds, base)
             else:
-                self._repaired(sorted(shares, reverse=True))
+                self._repaired(sorted(shares, reverse=True), base)
         except BudgetError as error:
             if len(shares) == 1:  # it was asked for
                 raise
             self.fallbacks.append(str(error))
+        if self.limits.size is not None and precision.packed(self.bench.engine, self.transformer):
+            self._coarser(self.limits.size)
         return self.trials
 
-    def _repaired(self, shares: Sequence[float]) -> None:
+    def _hardened(self, trained: bool) -> Stage | None:
+        """The network with HardSwish in the place of SiLU, where it is worth going on with."""
+        stage = Stage(1.0, hard=True)
+        self.stage(stage)
+        enough = self.keep - (_REACH if trained else 0.0)
+        fastest = [
+            min((t.latency for t in self._trials(s)), default=1.0) for s in (stage, Stage(1.0))
+        ]
+        worth = self._best(stage) >= enough and fastest[0] < _FASTER * fastest[1]
+        return stage if worth else None
+
+    def _repaired(self, shares: Sequence[float], base: Stage | None) -> None:
         for share in shares:
-            if not self.stage(Stage(share)):
+            if not self.stage(_after(base, share)):
                 break
 
-    def _trained(self, shares: Sequence[float], seconds: float) -> None:
+    def _trained(self, shares: Sequence[float], seconds: float, base: Stage | None) -> None:
         """Where repair alone gets to, trained; and where that is enough, the same once more."""
         if len(shares) == 1:
-            self.stage(Stage(shares[0]), only_fp32=True)
-            self.stage(Stage(shares[0], seconds))
+            self.stage(_after(base, shares[0]), (precision.FP32,))
+            self.stage(_after(base, shares[0], seconds))
             return
-        first = Stage(self._reached(shares, None) or shares[0], _FIRST * seconds)
+        share = self._reached(shares, base, needed=base is None)
+        first = _after(base, share or (base.share if base else shares[0]), _FIRST * seconds)
         enough = self.stage(first)
         lower = [s for s in shares if s < first.share] if enough else []
         share = self._reached(lower, first)
-        self.stage(Stage(share or first.share, seconds, first))
+        self.stage(_after(first, share or first.share, seconds))
 
-    def _reached(self, shares: Sequence[float], base: Stage | None) -> float | None:
+    def _coarser(self, most: float) -> None:
+        """What is good and fast enough in 8 bits, with weights in fewer until it fits."""
+        limits = replace(self.limits, size=None)
+        large = [
+            t
+            for t in self.trials
+            if t.precision == precision.INT8
+            and t.size > most
+            and limits.excess(t) == 0
+            and may_keep(t, self.keep)
+        ]
+        for trial in sorted(large, key=lambda t: -t.at_least)[:_COARSER]:
+            stage = next(s for s in self._stages if trial in self._trials(s))
+            try:
+                self._smaller(stage, trial, most)
+            except BudgetError as error:
+                self.fallbacks.append(str(error))
+
+    def _smaller(self, base: Stage, trial: Trial, most: float) -> None:
+        saved = 0
+        for _ in range(_AGAIN):
+            saved += math.ceil(trial.nbytes * (1 - most / trial.size))
+            stage = replace(base, base=base, saved=saved)
+            self._spared = trial.spared
+            self.stage(stage, (precision.PACKED,))
+            made = self._trials(stage)
+            if not made or made[-1].size <= most:
+                break
+            trial = made[-1]
+
+    def _reached(
+        self, shares: Sequence[float], base: Stage | None, needed: bool = False
+    ) -> float | None:
         """The smallest share from which training is expected to come back."""
         found = None
         for share in shares:
-            tried = Stage(share, base.seconds if base else 0.0, base)
+            tried = _after(base, share, base.seconds if base else 0.0)
             try:
-                self.stage(tried, only_fp32=True)
+                self.stage(tried, (precision.FP32,))
             except BudgetError as error:
-                if found is None and base is None:
+                if found is None and needed:
                     raise
                 self.fallbacks.append(str(error))
                 break
@@ -211,27 +287,28 @@ class Search:
             found = share
         return found
 
-    def stage(self, stage: Stage, only_fp32: bool = False) -> bool:
-        """Try one in all precisions; whether it is worth going on below it."""
-        mark = f"{stage.name} fp32" if only_fp32 else stage.name
+    def stage(self, stage: Stage, kinds: tuple[str, ...] | None = None) -> bool:
+        """Try one, in all precisions or in these; whether it is worth going on below it."""
+        self._stages.append(stage)
+        mark = " ".join((stage.name, *(kinds or ())))
         if mark not in self._done:
-            self._stage(stage, only_fp32)
+            self._stage(stage, (precision.FP32, *self.precisions) if kinds is None else kinds)
             self._done.append(mark)
             self.workshop.note("stages", self._done)
         return self._best(stage) >= self.keep
 
-    def _stage(self, stage: Stage, only_fp32: bool) -> None:
+    def _stage(self, stage: Stage, kinds: Sequence[str]) -> None:
         words = f"{100 * stage.share:.4g}% of the FLOPs" if stage.share < 1 else "the whole network"
+        words += " with HardSwish" if stage.hard else ""
         self.advance(words)
-        module, real = (self.net.module, 1.0) if stage.share == 1 else self.make(stage)
+        module, real = (self.net.module, 1.0) if stage == Stage(1.0) else self.make(stage)
         source = self._exported(module, stage.name)
-        trial = (real, stage.seconds, sum(p.numel() for p in module.parameters()))
-        self._try(source, module, precision.FP32, trial, stage.name)
-        if only_fp32:
-            return
-        for kind in self.precisions:
-            self.advance(f"{words}, {kind}")
-            self._try(source, module, kind, trial, stage.name)
+        parameters = sum(p.numel() for p in module.parameters())
+        about = _About(stage.name, real, stage.seconds, parameters, stage.hard)
+        for kind in kinds:
+            if kind != precision.FP32:
+                self.advance(f"{words}, {kind}")
+            self._try(source, module, kind, about)
 
     def _exported(self, module: nn.Module, name: str) -> precision.Source:
         path = self.workshop.folder / f"{name}.source.onnx"
@@ -242,24 +319,17 @@ class Search:
         arrays = [tuple(x.numpy() for x in batch) for batch in some.batches(1)]
         return precision.Source(path, self.net.inputs, arrays, self.transformer)
 
-    def _try(
-        self,
-        source: precision.Source,
-        module: nn.Module,
-        kind: str,
-        about: tuple[float, float, int],
-        name: str,
-    ) -> None:
+    def _try(self, source: precision.Source, module: nn.Module, kind: str, about: _About) -> None:
         """One precision; in 8 bits with more and more layers spared until enough is kept."""
         counts: list[int] = [0]
-        if kind == precision.INT8 and self._spared:
+        if kind in (precision.INT8, precision.PACKED) and self._spared:
             counts = [self._spared]
         ranked: list[str] | None = None
         while counts:
             count = counts.pop(0)
             if count and ranked is None:
                 ranked = self._ranked(source, module)
-            made = self._made(source, kind, name, (ranked or [])[:count])
+            made = self._made(source, kind, about.name, (ranked or [])[:count])
             if made is None:
                 return
             trial = self._measured(made, kind, count, about)
@@ -271,7 +341,7 @@ class Search:
             if ranked is None:
                 ranked = self._ranked(source, module)
             more = [n for n in sparing.ladder(len(ranked)) if n > count]
-            counts = more[:1] if about[0] == 1 or count == 0 else []
+            counts = more[:1] if about.share == 1 or count == 0 else []
 
     def _ranked(self, source: precision.Source, module: nn.Module) -> list[str]:
         size = _SENSED if self.net.varying and 0 in self.net.varying[0] else 1
@@ -299,34 +369,45 @@ class Search:
             return None
         return path
 
-    def _measured(
-        self, path: Path, kind: str, spared: int, about: tuple[float, float, int]
-    ) -> Trial:
+    def _measured(self, path: Path, kind: str, spared: int, about: _About) -> Trial:
         same = path == self.bench.original
         kept = self.bench.kept(path)
         turns = self.bench.turns(path)
         before, nbytes = precision.bytes_of(self.bench.original), precision.bytes_of(path)
         trial = Trial(
             file=path.name,
-            share=about[0],
+            share=about.share,
             precision=kind,
             spared=spared,
-            tuned=about[1],
-            parameters=about[2],
+            tuned=about.seconds,
+            parameters=about.parameters,
             nbytes=nbytes,
             kept=kept.kept.value,
             at_least=kept.at_least,
             latency=1.0 if same else turns.ratio.value,
             energy=energy_ratio(self.bench.energies(turns, path)),
             size=nbytes / before,
+            hard=about.hard,
         )
         self.trials.append(trial)
         self.workshop.note("trials", [asdict(t) for t in self.trials])
         return trial
 
+    def _trials(self, stage: Stage) -> list[Trial]:
+        return [t for t in self.trials if t.file.startswith(f"{stage.name}-")]
+
     def _best(self, stage: Stage) -> float:
-        found = [t.kept for t in self.trials if t.file.startswith(f"{stage.name}-")]
-        return max(found, default=0.0)
+        return max((t.kept for t in self._trials(stage)), default=0.0)
+
+
+def _after(base: Stage | None, share: float, seconds: float = 0.0) -> Stage:
+    """What is made from a stage."""
+    return Stage(share, seconds, base, base is not None and base.hard)
+
+
+def may_keep(trial: Trial, keep: float) -> bool:
+    """Whether a proof may find that it keeps enough: what the search measured may be wrong."""
+    return trial.kept + _DOUBT * (trial.kept - trial.at_least) >= keep
 
 
 def chain(trials: Sequence[Trial], keep: float, limits: Limits, looks: int = _LOOKS) -> list[Trial]:
@@ -344,7 +425,7 @@ def chain(trials: Sequence[Trial], keep: float, limits: Limits, looks: int = _LO
     """
     cut = [t for t in trials if t.latency < 1 or t.size < 1]
     met = [t for t in cut if limits.excess(t) == 0]
-    good = [t for t in met if t.kept + _DOUBT * (t.kept - t.at_least) >= keep]
+    good = [t for t in met if may_keep(t, keep)]
     if not good:
         return sorted(cut, key=lambda t: _distance(t, keep, limits))[:1]
     if limits.any:

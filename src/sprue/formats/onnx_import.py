@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sprue.errors import InputError
 from sprue.formats.onnx_build import Builder
 from sprue.formats.onnx_file import array_of, line_of, load, opset_of
-from sprue.formats.onnx_steps import KNOWN, Step, perform, value_of
+from sprue.formats.onnx_steps import KNOWN, Step, hard_swished, perform, value_of
 from sprue.formats.onnx_values import DTYPES, Op, tensor
 
 Shape = tuple[int | None, ...]
@@ -66,6 +66,15 @@ class OnnxModule(nn.Module):
             tensor(values[n]) if n in values else self._held[n] for n in self.output_names
         )
         return found[0] if len(found) == 1 else found
+
+    @property
+    def silus(self) -> int:
+        """How many SiLU it runs."""
+        return hard_swished(self._steps, self.output_names)[1]
+
+    def harden(self) -> None:
+        """HardSwish in the place of each SiLU."""
+        self._steps = tuple(hard_swished(self._steps, self.output_names)[0])
 
 
 def read_onnx(path: str | Path) -> OnnxModule:

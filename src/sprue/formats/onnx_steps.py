@@ -15,6 +15,7 @@ from sprue.formats.onnx_windows import WINDOWS
 
 FUNCTIONS = {**MATH, **SHAPES, **WINDOWS}
 KNOWN = {*FUNCTIONS, "Constant"}
+_HARD_SWISH_SINCE = 14  # opset
 ON_HOST = {**{kind: FUNCTIONS[kind] for kind in HOSTED}, **HOST}
 
 
@@ -97,3 +98,35 @@ def needed(steps: Sequence[Step], outputs: Sequence[str]) -> list[Step]:
         seen.update(mine)
         found.append(replace(step, done=done))
     return found[::-1]
+
+
+def hard_swished(steps: Sequence[Step], outputs: Sequence[str]) -> tuple[list[Step], int]:
+    """The steps with HardSwish in the place of each SiLU, and how many there were.
+
+    A SiLU is Swish, or a product of something with its own Sigmoid.
+    """
+    gates = {
+        step.outputs[0]: step.inputs[0]
+        for step in steps
+        if step.layer is None and step.op.kind == "Sigmoid"
+    }
+    found, count = [], 0
+    for step in steps:
+        given = None if step.layer is not None else _of_silu(step, gates)
+        if given is not None:
+            op = Op("HardSwish", _HARD_SWISH_SINCE, {}, 1, step.op.name)
+            step, count = replace(step, op=op, inputs=(given,)), count + 1
+        found.append(step)
+    return needed(found, outputs), count
+
+
+def _of_silu(step: Step, gates: Mapping[str, Source]) -> Source | None:
+    """What a step gives the SiLU of; None: it is none."""
+    if step.op.kind == "Swish" and step.op.get("alpha", 1.0) == 1.0:
+        return step.inputs[0]
+    if step.op.kind != "Mul":
+        return None
+    for given, gate in (step.inputs, step.inputs[::-1]):
+        if isinstance(gate, Named) and gates.get(gate.name) == given and isinstance(given, Named):
+            return given
+    return None

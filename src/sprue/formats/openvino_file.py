@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprue.errors import InputError
+from sprue.formats.openvino_pack import is_codes, pack
 from sprue.runtime import engines
 
 Arrays = Sequence[NDArray[Any]]  # arguments of one call
@@ -78,6 +79,7 @@ def int8(
             ignored_scope=_scope(nncf, spared),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
         )
+    pack(made)
     _save(made, path)
 
 
@@ -110,11 +112,14 @@ def weights(
 
 
 def weights_of(path: Path) -> dict[str, NDArray[np.int8]]:
-    """The int8 weights that a file holds, by name, [out, ...]."""
+    """The weights that a file holds in all 8 bits, by name, [out, ...].
+
+    Those that it stores in 4 or 6 are as narrow in the engine: at most 63 on either side.
+    """
     model = engines.core_of_openvino().read_model(str(path))
     found = {}
     for op in model.get_ops():
-        if op.get_type_name() == "Constant" and op.get_element_type().get_type_name() == "i8":
+        if is_codes(op):
             found[op.get_friendly_name()] = np.array(op.data)
     return found
 

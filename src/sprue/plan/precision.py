@@ -17,6 +17,7 @@ from sprue.runtime.engines import ENGINES, ONNXRUNTIME, OPENVINO
 Arrays = Sequence[NDArray[Any]]
 
 FP32, INT8, DYNAMIC, W8, W4 = "fp32", "int8", "int8-dynamic", "w8", "w4"
+PACKED = "int8-w4"  # computed in 8 bits, weights stored in 4 and 6 where they lie on such grids
 # what engines quantize beside matrix products and convolutions saves a little time, and in
 # transformers it costs far more than it saves: sums of a residual stream have outliers
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "Gather", "EmbedLayerNormalization")
@@ -55,6 +56,11 @@ def offered(engine: str, transformer: bool) -> tuple[str, ...]:
     return (INT8, DYNAMIC, W4) if transformer else (INT8,)
 
 
+def packed(engine: str, transformer: bool) -> bool:
+    """Whether an engine takes PACKED: widens weights as it loads them, and computes in 8 bits."""
+    return engine == OPENVINO and not transformer
+
+
 def write(
     engine: str,
     precision: str,
@@ -67,7 +73,7 @@ def write(
     """Make the file of a network in a precision.
 
     Args:
-        engine, precision: as `offered`, or FP32.
+        engine, precision: as `offered`, or FP32; or PACKED, of a source on coarser grids.
         source: what is stored.
         path: to make, with the engine's ending.
         portable: whether processors without VNNI must compute the same.
@@ -106,6 +112,8 @@ def write(
             source.path, path, 4, source.calibration, source.names
         ),
     }
+    if precision == PACKED and engine == OPENVINO:
+        precision = INT8  # which sees what lies on a coarser grid
     if (engine, precision) not in makers:
         raise InputError(f"{engine} does not store {precision}")
     makers[engine, precision]()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sprue.errors import BudgetError
-from sprue.structure.adapt import Adapter
+from sprue.structure.adapt import Adapter, fittable
 from sprue.structure.cut import together, without
 from sprue.structure.readings import CLASSES, Answers, Reading, first, hooked, read
 from sprue.structure.repair import Elimination, Reader, eliminate, refitted
@@ -311,14 +311,7 @@ def _readable(model: nn.Module, group: Group) -> bool:
     """Whether all that read it are layers whose inputs can be taken apart."""
     for place in group.read:
         owner, _, local = place.name.rpartition(".")
-        module = model.get_submodule(owner)
-        plain = isinstance(module, nn.Linear) or (
-            isinstance(module, nn.Conv2d)
-            and module.groups == 1
-            and module.padding_mode == "zeros"
-            and not isinstance(module.padding, str)
-        )
-        if local != "weight" or place.dim != 1 or not plain:
+        if local != "weight" or place.dim != 1 or not fittable(model.get_submodule(owner)):
             return False
     return True
 

@@ -185,6 +185,7 @@ def _meet(a: _Box, b: _Box) -> bool:
 
 def _hint(trial: Mapping[str, Any]) -> str:
     spared = f", {trial['spared']} layers in float32" if trial["spared"] else ""
+    spared += ", HardSwish" if trial.get("hard") else ""
     trained = f", trained {trial['tuned'] / 60:.1f} min" if trial["tuned"] else ""
     return (
         f"{trial['precision']}, {100 * trial['share']:.1f}% of the FLOPs{spared}{trained}: latency "

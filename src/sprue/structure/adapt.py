@@ -7,7 +7,7 @@ wrong. What is added to the outputs goes into the bias, or into the mean of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from sprue.structure.coarse import on_grid
 from sprue.structure.cut import Leaving
 from sprue.structure.program import Pass, Program
 from sprue.structure.readings import columns_of, rows_of, thinned
@@ -39,8 +40,11 @@ class _Moments:
         self.x, self.y = self.x + x.sum(0), self.y + y.sum(0)
         self.xx, self.yx = self.xx + x.T @ x, self.yx + y.T @ x
 
-    def fit(self, W: Tensor, shifted: bool) -> tuple[Tensor, Tensor]:
-        """(V, c): V x + c is nearest to y, with a ridge that pulls V towards W; c is 0 if asked."""
+    def fit(self, W: Tensor, shifted: bool, bits: int | None = None) -> tuple[Tensor, Tensor]:
+        """(V, c): V x + c is nearest to y, with a ridge that pulls V towards W; c is 0 if asked.
+
+        With `bits`, V lies on a grid of so many for each of its rows.
+        """
         xx, yx = self.xx.double() / self.count, self.yx.double() / self.count
         x, y = self.x.double() / self.count, self.y.double() / self.count
         if shifted:
@@ -49,6 +53,8 @@ class _Moments:
         ridge = damping * float(xx.diagonal().mean()) + 1e-12
         root = torch.linalg.cholesky(xx + ridge * torch.eye(len(xx), dtype=xx.dtype))
         V = W.double() + torch.cholesky_solve((yx - W.double() @ xx).T, root).T
+        if bits is not None:
+            V = on_grid(V, xx, bits)
         return V, (y - V @ x) if shifted else torch.zeros_like(y)
 
 
@@ -63,6 +69,7 @@ class Adapter:
         cut: what is left of it; its layers are changed.
         batches: arguments of both, all of one shape.
         leaving: what was cut, as `structure.cut` takes it.
+        bits: layer -> of the grid that its weights are put on; those that are not there stay free.
         progress: called after every layer.
     """
 
@@ -70,6 +77,7 @@ class Adapter:
     cut: nn.Module
     batches: Sequence[tuple[Any, ...]]
     leaving: Leaving = field(default_factory=dict)
+    bits: Mapping[str, int] = field(default_factory=dict)
     progress: Callable[[], None] = lambda: None
 
     @torch.no_grad()
@@ -91,7 +99,7 @@ class Adapter:
                 x = columns_of(module, cut.value(b.args[0]))
                 some = thinned(x.shape[1], len(x))
                 moments.add(x[some], (target if rows is None else target[:, rows])[some])
-            self._fit(module, moments, _norm_after(left, b))
+            self._fit(module, moments, _norm_after(left, b), self.bits.get(name))
             self.progress()
 
     def _rows(self, name: str) -> Tensor | None:
@@ -102,15 +110,28 @@ class Adapter:
         weight: Any = self.original.get_submodule(name).weight
         return torch.from_numpy(np.setdiff1d(np.arange(len(weight)), gone))
 
-    def _fit(self, module: nn.Module, moments: _Moments, norm: str | None) -> None:
+    def _fit(
+        self, module: nn.Module, moments: _Moments, norm: str | None, bits: int | None
+    ) -> None:
         weight: Any = module.weight
-        V, shift = moments.fit(weight.flatten(1), module.bias is not None or norm is not None)
+        shifted = module.bias is not None or norm is not None
+        V, shift = moments.fit(weight.flatten(1), shifted, bits)
         weight.copy_(V.view_as(weight).to(weight.dtype))
         if module.bias is not None:
             module.bias.copy_(shift)  # type: ignore[operator]
         elif norm is not None:
             mean = self.cut.get_buffer(norm)
             mean.sub_(shift.to(mean.dtype))
+
+
+def fittable(module: nn.Module) -> bool:
+    """Whether a layer's inputs can be told apart: Linear, and plain convolutions of images."""
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
 
 
 def _places(
