@@ -23,8 +23,8 @@ import torch
 import common
 from sprue.degate import Asked, Given, degate
 from sprue.degating.bench import Bench
+from sprue.degating.picks import Limits
 from sprue.degating.report import report_of
-from sprue.degating.trials import Limits
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
 from sprue.plan import precision

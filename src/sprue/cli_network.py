@@ -167,7 +167,7 @@ def compress(args: argparse.Namespace) -> int:
             f"--target {'|'.join(TARGETS)}"
         )
     from sprue.degate import Asked, degate
-    from sprue.degating.trials import Limits
+    from sprue.degating.picks import Limits
 
     asked = Asked(
         target=args.target,

@@ -22,8 +22,9 @@ from sprue.degating import artifact
 from sprue.degating.asked import DENSE, TARGETS, Asked, Given
 from sprue.degating.bench import Bench
 from sprue.degating.parts import Parts
+from sprue.degating.picks import Limits, Trial, chain
 from sprue.degating.report import report_of
-from sprue.degating.trials import SHARES, Limits, Search, Stage, Trial, chain
+from sprue.degating.trials import SHARES, Search, Stage
 from sprue.degating.truth import true_classes
 from sprue.degating.uniform import sets_of
 from sprue.errors import BudgetError, InputError

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sprue.degating.trials import Limits, Search, Stage, Trial, chain
+from sprue.degating.picks import Limits, Trial, chain
+from sprue.degating.trials import Search, Stage
 from sprue.errors import BudgetError
 from sprue.plan.sparing import ladder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sprue import __version__
-from sprue.degating.trials import Trial
+from sprue.degating.picks import Trial
 from sprue.errors import ArtifactError, InputError
 from sprue.models import nets
 from sprue.plan import precision

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sprue.data.examples import Examples
 from sprue.data.feed import read_examples
-from sprue.degating.trials import Limits
+from sprue.degating.picks import Limits
 from sprue.models import nets
 from sprue.models.open_net import open_net
 from sprue.runtime.engines import ENGINES
