@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sprue.errors import BudgetError
+from sprue.plan.prune import macs
 from sprue.structure.adapt import Adapter, fittable
 from sprue.structure.coarse import BITS, on_grid
 from sprue.structure.readings import CLASSES, Answers, read
@@ -80,7 +81,8 @@ class Coarsener:
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._model, self._batches = model, batches
-        self._names = [name for name, module in model.named_modules() if fittable(module)]
+        ran = macs(model, batches[0])
+        self._names = [n for n, m in model.named_modules() if n in ran and fittable(m)]
         large = [n for n in self._names if _weight(model, n).numel() >= _SMALL]
         if not large:
             raise BudgetError("no layer of this model is large enough to gain by coarser weights")
