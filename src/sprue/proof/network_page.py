@@ -173,19 +173,22 @@ def _made(artifact: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not cut:
         return []
     words = f"{cut['precision']}, {100 * cut['share']:.1f}% of the FLOPs"
-    words += f", {cut['spared']} layers left in float32" if cut["spared"] else ""
+    words += f", {_layers(cut['spared'])} left in float32" if cut["spared"] else ""
     words += ", HardSwish in the place of SiLU" if cut.get("hard") else ""
     words += _stored(artifact.get("bits") or {})
     words += f", trained for {cut['tuned'] / 60:.1f} minutes" if cut["tuned"] else ""
     return [("Made", words)]
 
 
+def _layers(count: int) -> str:
+    return f"{count} {'layer' if count == 1 else 'layers'}"
+
+
 def _stored(bits: Mapping[str, int]) -> str:
     """How many layers have weights of fewer bits than the precision says."""
     counts = {width: list(bits.values()).count(width) for width in sorted(set(bits.values()))}
     return "".join(
-        f", weights of {count} {'layer' if count == 1 else 'layers'} stored in {width} bits"
-        for width, count in counts.items()
+        f", weights of {_layers(count)} stored in {width} bits" for width, count in counts.items()
     )
 
 
