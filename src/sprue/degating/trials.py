@@ -34,6 +34,7 @@ _SENSED = 16  # examples that show which layers suffer in 8 bits
 _FASTER = 0.95  # of the latency, from where other activations are worth what they lose
 _COARSER = 2  # networks of which weights are stored in fewer bits, at most
 _AGAIN = 3  # times that one is made, until it is as small as it has to be
+_MORE, _TEXT = 1.02, 256  # of what is too much, and bytes: how much text comes along is foreseen
 
 
 @dataclass(frozen=True)
@@ -180,17 +181,21 @@ class Search:
             and limits.excess(t) == 0
             and may_keep(t, self.keep)
         ]
-        for trial in sorted(large, key=lambda t: -t.at_least)[:_COARSER]:
+        made = 0
+        for trial in sorted(large, key=lambda t: -t.at_least):
             stage = next(s for s in self._stages if trial in self._trials(s))
             try:
                 self._smaller(stage, trial, most)
+                made += 1
             except BudgetError as error:
-                self.fallbacks.append(str(error))
+                self.fallbacks.append(f"{stage.share:.4g} of the FLOPs: {error}")
+            if made == _COARSER:
+                break
 
     def _smaller(self, base: Stage, trial: Trial, most: float) -> None:
         saved = 0
         for _ in range(_AGAIN):
-            saved += math.ceil(trial.nbytes * (1 - most / trial.size))
+            saved += math.ceil(_MORE * trial.nbytes * (1 - most / trial.size)) + _TEXT
             stage = replace(base, base=base, saved=saved)
             self._spared = trial.spared
             self.stage(stage, (precision.PACKED,))
