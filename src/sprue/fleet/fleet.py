@@ -1,0 +1,116 @@
+"""Which models there are: the full one, specialists by capability, and the router before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sprue.errors import InputError
+from sprue.fleet.router import Decision, Router, Span
+
+FULL = "full"
+_KEYS = ("full", "router", "specialists")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A file that says which models there are.
+
+    Attributes:
+        full: the model that knows everything.
+        router: file of the router.
+        specialists: capability -> its model.
+    """
+
+    full: Path
+    router: Path
+    specialists: Mapping[str, Path]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fleet:
+        """Read a YAML file; paths in it start where it lies.
+
+        Raises:
+            InputError: missing, no such YAML, or models that are not there.
+        """
+        file = Path(path)
+        told = _read(file)
+        full, router = (_path(file, told, key) for key in ("full", "router"))
+        given = told.get("specialists")
+        if not isinstance(given, dict) or not given:
+            raise InputError(
+                f"{file}: expected 'specialists' with a model for each capability, got {given!r}"
+            )
+        specialists = {str(name): _path(file, given, name) for name in given}
+        return cls(full, router, specialists)
+
+    def model_of(self, decision: Decision) -> str:
+        """The name of the model for a decision: its capability, or FULL."""
+        name = decision.capability
+        return name if name in self.specialists and name is not None else FULL
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a request, and the model that answers it.
+
+    Attributes:
+        span: what is asked, and the decision about it.
+        model: name of a specialist, or FULL.
+    """
+
+    span: Span
+    model: str
+
+
+def steps(text: str, fleet: Fleet, router: Router, capability: str | None = None) -> list[Step]:
+    """Who answers what of a request, in order.
+
+    Args:
+        text: the request.
+        fleet: the models.
+        router: what decides.
+        capability: that the caller names; then the text is not looked at.
+
+    Raises:
+        InputError: an empty request, or a capability that is not known.
+    """
+    if not text.strip():
+        raise InputError("expected a request, got an empty text")
+    if capability is not None:
+        span = Span(0, len(text), router.route(text, capability))
+        return [Step(span, fleet.model_of(span.decision))]
+    found = [Step(span, fleet.model_of(span.decision)) for span in router.split(text)]
+    if all(step.model == FULL for step in found):  # it need not be taken apart for the full model
+        return [Step(Span(0, len(text), router.route(text)), FULL)]
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(f"there is no fleet {file}: expected a YAML file")
+    try:
+        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{file} is no YAML that can be read: {line}") from error
+    if not isinstance(told, dict):
+        raise InputError(f"{file}: expected {', '.join(_KEYS)}, got {type(told).__name__}")
+    strange = [str(key) for key in told if key not in _KEYS]
+    if strange:
+        raise InputError(f"{file}: expected {', '.join(_KEYS)}, got {', '.join(strange)} too")
+    return told
+
+
+def _path(file: Path, told: Mapping[Any, Any], key: Any) -> Path:
+    given = told.get(key)
+    if not isinstance(given, str) or not given:
+        raise InputError(f"{file}: expected a path for {str(key)!r}, got {given!r}")
+    found = file.parent / given
+    if not found.exists():
+        raise InputError(f"{file}: there is no {found}, which {str(key)!r} names")
+    return found
