@@ -21,7 +21,7 @@ from sprue.errors import InputError
 from sprue.fleet.linear import F32, Vocabulary, matrix, sklearn, vocabulary
 
 _RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0)
-_FOLDS = 5
+_HELD = 0.2  # of the requests, that the ridge is found on
 _SHAPE = 0.1  # of a figure one standard deviation away, beside n-grams of length one
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _LEAST = 50  # requests
@@ -51,7 +51,7 @@ class Gain:
         Args:
             texts: requests.
             gained: score of the stronger model less that of the weaker one.
-            seed: of the folds that the ridge is found on.
+            seed: of what is held to find the ridge on.
 
         Raises:
             InputError: too few requests, or scikit-learn is missing.
@@ -66,8 +66,8 @@ class Gain:
         figures = np.array([shape(text) for text in texts])
         scale = np.stack([figures.mean(0), np.maximum(figures.std(0), 1e-9)])
         X = _features(matrix(words, texts), figures, scale)
-        fold = np.random.default_rng(seed).permutation(len(y)) % _FOLDS
-        ridge = max(_RIDGES, key=lambda one: _explained(X, y, fold, one))
+        held = np.random.default_rng(seed).permutation(len(y)) < _HELD * len(y)
+        ridge = min(_RIDGES, key=lambda one: _missed(X, y, held, one))
         weights, offset = _fitted(X, y, ridge)
         cut = len(words.buckets)
         return cls(ridge, words, weights[:cut].astype(np.float32), weights[cut:], scale, offset)
@@ -109,13 +109,10 @@ def _fitted(X: Any, y: F64, ridge: float) -> tuple[F64, float]:
     return model.coef_, float(model.intercept_)
 
 
-def _explained(X: Any, y: F64, fold: NDArray[np.int64], ridge: float) -> float:
-    """Share of the variance, on folds that were not fitted to."""
-    left = 0.0
-    for k in range(_FOLDS):
-        weights, offset = _fitted(X[fold != k], y[fold != k], ridge)
-        left += float(np.square(y[fold == k] - X[fold == k] @ weights - offset).sum())
-    return 1 - left / max(float(np.square(y - y.mean()).sum()), 1e-12)
+def _missed(X: Any, y: F64, held: NDArray[np.bool_], ridge: float) -> float:
+    """Mean squared error on what was not fitted to."""
+    weights, offset = _fitted(X[~held], y[~held], ridge)
+    return float(np.square(y[held] - X[held] @ weights - offset).mean())
 
 
 def recovered(expected: Sequence[float], weak: Sequence[float], strong: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ from sprue.fleet.split import Prices, Splitter
 
 _FORMAT = "sprue router 1"
 _SPILLED = 0.05  # of known texts that may be called unknown, where no unknown ones are shown
+_SURE = 0.9
 _PART = 0.25  # of that, for spans: what is short is less sure
 _LEAST = 2  # texts of a capability
 
@@ -243,8 +244,9 @@ def _threshold(best: F32, known: NDArray[np.bool_], spilled: float) -> float:
 
 
 def _spilling(best: F32, share: float) -> float:
-    """Below which this share of the texts lies."""
-    return float(np.sort(best)[min(math.floor(share * len(best)), len(best) - 1)])
+    """Below which this share of the texts lies, or fewer: what is as sure as that is known."""
+    quantile = float(np.sort(best)[min(math.floor(share * len(best)), len(best) - 1)])
+    return min(quantile, _SURE)
 
 
 def _between(best: F32, known: NDArray[np.bool_]) -> float:
