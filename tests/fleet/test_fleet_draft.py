@@ -32,6 +32,9 @@ class Chain:
         self.done = len(ids)
         return torch.stack([self.logits[ids[i - 1] if i else 0, ids[i]] for i in new])
 
+    def forget(self) -> None:
+        self.done = 0
+
     def joint(self, ids: Sequence[int], temperature: float) -> dict[tuple[int, ...], float]:
         """Probability of every continuation of three tokens."""
         found = {(): 1.0}

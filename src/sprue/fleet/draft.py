@@ -29,6 +29,9 @@ class Reader(Protocol):
         `ids` is all of the context; where it differs from what was read, that is forgotten.
         """
 
+    def forget(self) -> None:
+        """Have read nothing."""
+
 
 @dataclass
 class Cached:
@@ -63,6 +66,10 @@ class Cached:
         self.tokens += len(new)
         found: Tensor = out.logits[0].float().cpu()
         return found
+
+    def forget(self) -> None:
+        """As `Reader` says."""
+        self._ids, self._cache = [], None
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
