@@ -14,7 +14,9 @@ import tables_audit
 import tables_budget
 import tables_degating
 import tables_experts
+import tables_rank
 import tables_resume
+import tables_router
 import tables_sparsity
 import tables_sweep
 
@@ -38,6 +40,8 @@ def main() -> None:
         *(tables_experts.section(), tables_activations.section()),
         *(memory(), speed(), tables_resume.section(), tables_degating.section()),
         tables_audit.section(),
+        tables_router.section(),
+        tables_rank.section(),
     )
     parts += [part for part in sections if part]
     text = "\n".join(part.rstrip() + "\n" for part in parts)

@@ -97,8 +97,9 @@ def _draft(told: common.Json) -> list[str]:
         "",
         f"The exact mode (`bench_draft.py`), base6m with itself at {told['bits']:g} bits as the "
         f"draft: {told['identical']} of {told['prompts']} greedy texts are the full model's own, "
-        f"token by token; {told['tokens']:,} tokens in {told['passes']:,} passes of the full model, "
-        f"{told['accepted'] / told['drafted']:.1%} of {told['drafted']:,} drafted tokens stayed. "
+        f"token by token; {told['tokens']:,} tokens in {told['passes']:,} passes of the full "
+        f"model, {told['accepted'] / told['drafted']:.1%} of {told['drafted']:,} drafted tokens "
+        "stayed. "
         f"Both are equally large here, so that it takes {ratio:.1f} times as long.",
     ]
 

@@ -24,6 +24,8 @@ from sprue import (
     cli_experts,
     cli_generate,
     cli_plan,
+    cli_rank,
+    cli_route,
     cli_sweep,
     cli_verify,
 )
@@ -47,6 +49,8 @@ _COMMANDS = {
     "verify": cli_verify,
     "generate": cli_generate,
     "sweep": cli_sweep,
+    "rank": cli_rank,
+    "route": cli_route,
     "demo": cli_demo,
 }
 
@@ -61,6 +65,8 @@ Cut a trained language model down to a stated budget, and prove what was kept.
   verify       compare a result with its original: quality, size, speed, memory, energy
   generate     try a result, beside the original if you like
   sweep        measure which ratio of zeros fits which task
+  rank         say what users ask for, by the compute that it takes
+  route        show which model of a fleet would answer a request
   demo         compress and verify the small model that ships with sprue"""
 
 EXAMPLES = """\

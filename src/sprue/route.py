@@ -1,0 +1,118 @@
+"""The verb `route`: show who would answer a request, and train what decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprue.data.labelled import read_rows
+from sprue.errors import InputError
+from sprue.fleet.fleet import Fleet, Step, steps
+from sprue.fleet.router import Router
+from sprue.models.nets import TEXTS
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Who answers what of a request.
+
+    Attributes:
+        text: the request.
+        steps: its parts in order.
+    """
+
+    text: str
+    steps: tuple[Step, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a program."""
+        return {
+            "text": self.text,
+            "steps": [
+                {
+                    "start": step.span.start,
+                    "end": step.span.end,
+                    "text": self.text[step.span.start : step.span.end],
+                    "model": step.model,
+                    "capability": step.span.decision.capability,
+                    "unknown": step.span.decision.unknown,
+                    "how": step.span.decision.how,
+                    "threshold": step.span.decision.threshold,
+                    "scores": dict(step.span.decision.scores),
+                }
+                for step in self.steps
+            ],
+        }
+
+    def table(self, shown: int = 3) -> str:
+        """For a terminal: each part, its model, and the best scores."""
+        lines = []
+        for step in self.steps:
+            decision = step.span.decision
+            ordered = sorted(decision.scores.items(), key=lambda pair: (-pair[1], pair[0]))
+            scores = ", ".join(f"{name} {score:.3f}" for name, score in ordered[:shown])
+            why = f"{decision.how}: {scores}" if scores else decision.how
+            if decision.unknown:
+                why += f"; none reaches {min(decision.threshold, 1.0):.3f}"
+            lines.append(f"{self.text[step.span.start : step.span.end]!r}")
+            lines.append(f"  -> {step.model} ({why})")
+        return "\n".join(lines)
+
+
+def route(text: str, fleet: str | Path, capability: str | None = None) -> Routing:
+    """Who of a fleet answers a request.
+
+    Raises:
+        InputError: an empty request, a fleet or router that cannot be read, a capability that is
+            not known.
+    """
+    models = Fleet.load(fleet)
+    router = Router.load(models.router)
+    missing = sorted(set(models.specialists) - set(router.capabilities))
+    if missing:
+        raise InputError(
+            f"{fleet}: the router knows nothing of {', '.join(missing)}: expected specialists for "
+            f"{', '.join(router.capabilities)}, or a router that is trained on more"
+        )
+    return Routing(text, tuple(steps(text, models, router, capability)))
+
+
+def train(
+    files: Sequence[str | Path], out: str | Path, unknown: Sequence[str | Path] = (), seed: int = 0
+) -> Router:
+    """A router from labelled texts, written to a file.
+
+    Args:
+        files: labelled texts as `data.labelled` reads them; labels are capabilities.
+        out: file to write; must not exist.
+        unknown: texts that need none of them; what they are labelled with does not matter.
+        seed: of what is drawn.
+
+    Raises:
+        InputError: files that cannot be read, too few texts, or a file that is there already.
+    """
+    if Path(out).exists():
+        raise InputError(f"{out} exists: remove it or name another file")
+    found = Router.train([*_labelled(files), *((text, None) for text in _texts(unknown))], seed)
+    found.save(out)
+    return found
+
+
+def _labelled(files: Sequence[str | Path]) -> list[tuple[str, str]]:
+    found = []
+    for file in files:
+        rows = read_rows(file, TEXTS)
+        if rows.truth is None:
+            raise InputError(f"{file} has no labels: expected a column with capabilities")
+        names = rows.classes
+        found += [
+            (str(text), str(label) if names is None else names[label])
+            for text, label in zip(rows.first, rows.truth, strict=True)
+        ]
+    return found
+
+
+def _texts(files: Sequence[str | Path]) -> list[str]:
+    return [str(text) for file in files for text in read_rows(file, TEXTS).first]
