@@ -135,7 +135,7 @@ def measure(folder: Path, rows: int, threads: int) -> common.Json:
     size = sum(file.stat().st_size for file in folder.iterdir())
     page = folder / "report.html"
     done = common.sprue(
-        ["rank", folder, "--json", "--quiet", "--threads", str(threads), "--out", page],
+        ["rank", folder, "--json", "--quiet", "--threads", str(threads), "--report", page],
         folder / "figures.json",
         threads=1,
     )

@@ -138,7 +138,7 @@ def test_the_same_log_gives_the_same_bytes(
     outputs = []
     for threads in ("1", "1", "2"):
         argv = ["rank", str(logs), "--json", "--quiet", "--threads", threads]
-        assert main([*argv, "--sample", "100", "--out", str(tmp_path / f"{threads}.html")]) == 0
+        assert main([*argv, "--sample", "100", "--report", str(tmp_path / f"{threads}.html")]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] == outputs[2]
     assert (tmp_path / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
@@ -201,7 +201,7 @@ def test_what_is_damaged_is_named_everywhere(
     content[len(content) // 2] ^= 4
     torn.write_bytes(bytes(content))
     (folder / "crash.parquet.partial").write_bytes(b"PAR1")
-    assert main(["rank", str(folder), "--json", "--out", str(tmp_path / "page.html")]) == 0
+    assert main(["rank", str(folder), "--json", "--report", str(tmp_path / "page.html")]) == 0
     output = capsys.readouterr()
     told = json.loads(output.out)
     assert [one["file"] for one in told["log"]["skipped"]] == [str(torn)]
@@ -235,8 +235,8 @@ def test_what_cannot_be_ranked_is_one_line(
         ((logs, "--flops", "gpt-4o=-1"), "expected a model and FLOPs"),
         ((logs, "--memory", "lots"), "--memory must be a size"),
         ((logs, "--top", "0"), "a whole number"),
-        ((logs, "--out", tmp_path), "cannot write"),
-        ((logs, "--out", tmp_path / "no" / "page.html"), "cannot write"),
+        ((logs, "--report", tmp_path), "cannot write"),
+        ((logs, "--report", tmp_path / "no" / "page.html"), "cannot write"),
     ):
         err = refused(capsys, *argv)
         assert re.search(says, err), err

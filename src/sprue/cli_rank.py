@@ -19,7 +19,7 @@ folder or a pattern: segments of the usage log, or OpenAI-style JSONL (chat comp
 batches). What cannot be read is named and left out."""
 
 EXAMPLES = """\
-  sprue rank usage/ --out report.html
+  sprue rank usage/ --report report.html
   sprue rank 'logs/*.jsonl' --flops gpt-4o=4e11 --since 2026-01-01
   sprue rank usage/ --tenant acme --by tokens --json"""
 
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="1GB",
         help="that reading takes before it goes to disk, in TMPDIR (default: %(default)s)",
     )
-    add("--out", metavar="FILE", type=Path, help="write a report in one HTML file")
+    add("--report", metavar="FILE", type=Path, help="write a report in one HTML file")
     add("--quiet", action="store_true", help="show no progress")
     add("--json", action="store_true", help="print the figures as JSON")
 
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             threads=args.threads,
             memory=args.memory,
-            report=args.out,
+            report=args.report,
             progress=progress,
         )
     if args.json:
