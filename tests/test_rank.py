@@ -191,6 +191,25 @@ def test_a_classifier_may_name_what_the_log_does_not(chats: Path) -> None:
     assert found.unknown.requests == 40
 
 
+def test_a_router_names_what_the_log_does_not(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sprue.fleet.router import Router
+
+    examples = [(f"{word} question {i} please", "law") for i in range(9) for word in ("a", "the")]
+    others = [
+        (f"bake {word} bread in an oven", "food") for word in ["brown", "white", "good", "soft"]
+    ]
+    Router.train([*examples, *others]).save(tmp_path / "router")
+    argv = ["rank", str(chats), "--by", "requests", "--json", "--quiet"]
+    assert main([*argv, "--router", str(tmp_path / "router")]) == 0
+    named = json.loads(capsys.readouterr().out)["capabilities"]
+    assert {one["name"] for one in named} <= {"law", "food", None}
+    assert any(one["name"] == "law" for one in named)
+    assert main([*argv, "--router", str(tmp_path / "none")]) == 2
+    assert "there is no router" in capsys.readouterr().err
+
+
 def test_what_is_damaged_is_named_everywhere(
     logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

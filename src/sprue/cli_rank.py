@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="FLOPs of one token of a model, where the log tells none; repeatable",
     )
     add(
+        "--router",
+        metavar="FILE",
+        type=Path,
+        help="of `sprue route --train`: names capabilities where the log does not",
+    )
+    add(
         "--top",
         metavar="N",
         type=cli_common.at_least(1, "a whole number"),
@@ -101,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from sprue.rank import rank
 
+    classify = None if args.router is None else _classifier(args.router)
     with _steps(not args.quiet) as progress:
         found = rank(
             args.logs,
@@ -112,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             top=args.top,
             min_cluster=args.min_cluster,
             sample=args.sample,
+            classify=classify,
             seed=args.seed,
             threads=args.threads,
             memory=args.memory,
@@ -123,6 +131,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"sprue: left out: {one}", file=sys.stderr)
     cli_common.show(found.as_dict() if args.json else found.table())
     return 0
+
+
+def _classifier(file: Path) -> Callable[[list[str]], list[str | None]]:
+    """What a router says that texts need; None: nothing that it knows."""
+    from sprue.fleet.router import Router
+
+    router = Router.load(file)
+    return lambda texts: [router.route(text).capability for text in texts]
 
 
 def _moment(text: str) -> float:
