@@ -127,7 +127,7 @@ def test_planted_needs_come_out_with_nothing_personal(
     assert ["passport" in need["words"] for need in found] == [True, False]
     assert "wedding" in found[1]["words"]
     for need, count in zip(found, NEEDS.values(), strict=True):
-        assert 0.85 * count <= need["requests"] <= 1.05 * count
+        assert 0.7 * count <= need["requests"] <= 1.05 * count
     assert "example.com" not in json.dumps(found)
     assert printed(capsys, logs, "--min-cluster", "45")["needs"]["count"] == 1
 

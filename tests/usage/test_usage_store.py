@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sprue.errors import InputError, ResourceError
-from sprue.usage import reading, store
+from sprue.usage import reading, sql
 from sprue.usage.asked import Asked
 from sprue.usage.record import Record
 from sprue.usage.store import DAY, HOUR, WEEK, Rows
@@ -288,4 +288,4 @@ def test_too_little_memory_is_said(make: Make, save: Save, tmp_path: Path) -> No
 
 
 def test_columns_are_those_of_a_total() -> None:
-    assert tuple(store._ONE) == COLUMNS
+    assert tuple(sql.ONE) == COLUMNS

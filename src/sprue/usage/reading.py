@@ -175,7 +175,7 @@ def _checked(path: Path) -> int | str:
             names = [f.name for f in record.schema()]
             rows = 0
             for batch in file.iter_batches(_BATCH, columns=names, use_threads=False):
-                batch.validate()
+                batch.validate(full=True)  # also that texts are UTF-8
                 rows += batch.num_rows
             if rows != file.metadata.num_rows:  # a page that says it is another kind is passed over
                 return f"damaged: {rows} rows of {file.metadata.num_rows}"
