@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -89,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     cli_common.hush()
     told = asdict(cli_network.given(args, args.model))
     told.pop("calibrate")
-    with _steps(not args.quiet) as progress:
+    with cli_common.steps(not args.quiet) as progress:
         found = audit(
             Subject(**told),
             error=args.error,
@@ -101,14 +98,3 @@ def run(args: argparse.Namespace) -> int:
         )
     cli_common.show(found.as_dict() if args.json else found.table())
     return 0
-
-
-@contextmanager
-def _steps(shown: bool) -> Iterator[Callable[[str], object]]:
-    """One line on standard error that says what is being done; nothing where it is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(
-        bar_format="{desc} [{elapsed}]", disable=None if shown else True, file=sys.stderr
-    ) as bar:
-        yield lambda words: bar.set_description_str(words)

@@ -20,7 +20,7 @@ DEFAULT_BITS = 4.0
 
 def bits(text: str) -> float:
     """Bits per weight, fractions allowed."""
-    value = _number(text, "bits per weight, such as 4 or 2.5")
+    value = finite(text, "bits per weight, such as 4 or 2.5")
     if not 1 <= value <= MAX_BITS:
         raise argparse.ArgumentTypeError(
             f"expected 1 to {MAX_BITS:g} bits per weight, got {text!r}: "
@@ -32,7 +32,7 @@ def bits(text: str) -> float:
 def share(text: str) -> float:
     """A share above 0 and up to 1, written as '99%' or '0.99'."""
     number = text.strip().removesuffix("%")
-    value = _number(number, "a share such as 99% or 0.99", shown=text)
+    value = finite(number, "a share such as 99% or 0.99", shown=text)
     if text.strip().endswith("%"):
         value = round(value / 100, 12)  # 99.99% is 0.9999, as typed
     if not 0 < value <= 1:
@@ -59,7 +59,7 @@ def at_least(least: int, what: str) -> Callable[[str], int]:
 
 def minutes(text: str) -> float:
     """A time by the clock, above 0, in minutes."""
-    value = _number(text, "minutes, such as 20 or 2.5")
+    value = finite(text, "minutes, such as 20 or 2.5")
     if value <= 0:
         raise argparse.ArgumentTypeError(f"expected minutes above 0, got {text!r}")
     return value
@@ -67,13 +67,14 @@ def minutes(text: str) -> float:
 
 def temperature(text: str) -> float:
     """A sampling temperature; 0 takes the likeliest token."""
-    value = _number(text, "a temperature such as 0 or 0.8")
+    value = finite(text, "a temperature such as 0 or 0.8")
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected a temperature of 0 or more, got {text!r}")
     return value
 
 
-def _number(text: str, expected: str, shown: str | None = None) -> float:
+def finite(text: str, expected: str, shown: str | None = None) -> float:
+    """A finite number; the message shows `shown` where the number is only a part of what came."""
     try:
         value = float(text)
     except ValueError:
@@ -174,6 +175,25 @@ def hush() -> None:
     logging.disable_progress_bar()
     if downloads:
         utils.enable_progress_bars()
+
+
+@contextmanager
+def steps(shown: bool, leave: bool = True) -> Iterator[Callable[[str], object]]:
+    """One line on standard error that says what is being done; nothing where it is no terminal.
+
+    Args:
+        shown: False: nothing at all.
+        leave: whether the last words stay when it is done.
+    """
+    from tqdm import tqdm
+
+    with tqdm(
+        bar_format="{desc} [{elapsed}]",
+        disable=None if shown else True,
+        file=sys.stderr,
+        leave=leave,
+    ) as bar:
+        yield lambda words: bar.set_description_str(words)
 
 
 def show(answer: str | Mapping[str, Any]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +179,7 @@ def compress(args: argparse.Namespace) -> int:
         threads=args.threads,
         seed=args.seed or 0,
     )
-    with _steps(not args.quiet) as progress:
+    with cli_common.steps(not args.quiet) as progress:
         report = degate(
             given(args, args.model),
             args.out,
@@ -198,7 +196,7 @@ def verify(args: argparse.Namespace) -> int:
     """Run `verify` for a network; returns the exit code."""
     from sprue.verify_network import verify_network
 
-    with _steps(not args.quiet) as progress:
+    with cli_common.steps(not args.quiet) as progress:
         report = verify_network(
             given(args, args.original),
             args.result,
@@ -232,14 +230,3 @@ def _shape(text: str) -> tuple[int, ...]:
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"expected numbers such as 3x32x32, got {text!r}")
     return tuple(int(part) for part in parts)
-
-
-@contextmanager
-def _steps(shown: bool) -> Iterator[Any]:
-    """One line on standard error that says what is being done; nothing where it is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(
-        bar_format="{desc} [{elapsed}]", disable=None if shown else True, file=sys.stderr
-    ) as bar:
-        yield lambda words: bar.set_description_str(str(words))

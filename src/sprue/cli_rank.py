@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -108,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from sprue.rank import rank
 
     classify = None if args.router is None else _classifier(args.router)
-    with _steps(not args.quiet) as progress:
+    with cli_common.steps(not args.quiet, leave=False) as progress:
         found = rank(
             args.logs,
             by=args.by,
@@ -146,39 +144,15 @@ def _moment(text: str) -> float:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        return _number(text, f"a time such as 2026-01-31 or 2026-01-31T12:00, got {text!r}")
+        return cli_common.finite(text, "a time such as 2026-01-31 or 2026-01-31T12:00")
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _flops(text: str) -> tuple[str, float]:
     """A model and the FLOPs of a token."""
     model, mark, number = text.rpartition("=")
-    expected = f"a model and FLOPs above 0, such as gpt-4o=4e11, got {text!r}"
-    value = _number(number, expected)
+    expected = "a model and FLOPs above 0, such as gpt-4o=4e11"
+    value = cli_common.finite(number, expected, text)
     if not (mark and model and value > 0):
-        raise argparse.ArgumentTypeError(f"expected {expected}")
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return model, value
-
-
-def _number(text: str, expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}")
-    return value
-
-
-@contextmanager
-def _steps(shown: bool) -> Iterator[Callable[[str], object]]:
-    """One line on standard error that says what is being done; nothing where it is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(
-        bar_format="{desc} [{elapsed}]",
-        disable=None if shown else True,
-        file=sys.stderr,
-        leave=False,
-    ) as bar:
-        yield lambda words: bar.set_description_str(words)

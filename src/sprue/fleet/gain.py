@@ -75,7 +75,7 @@ class Gain:
     def expected(self, text: str) -> float:
         """What the stronger model is expected to gain on a request."""
         row = self._words.row(text)
-        figures = _SHAPE * (np.array(shape(text)) - self._scale[0]) / self._scale[1]
+        figures = _even(np.array(shape(text)), self._scale)
         said = float(row.values @ self._weights[row.columns])
         return said + float(figures @ self._shape) + self._offset
 
@@ -99,8 +99,13 @@ def shape(text: str) -> list[float]:
 
 
 def _features(grams: Any, figures: F64, scale: F64) -> Any:
-    even = _SHAPE * (figures - scale[0]) / scale[1]
-    return sparse.hstack([grams, sparse.csr_matrix(even)]).tocsr()
+    return sparse.hstack([grams, sparse.csr_matrix(_even(figures, scale))]).tocsr()
+
+
+def _even(figures: F64, scale: F64) -> F64:
+    """Figures of texts at the scale of n-grams."""
+    found: F64 = _SHAPE * (figures - scale[0]) / scale[1]
+    return found
 
 
 def _fitted(X: Any, y: F64, ridge: float) -> tuple[F64, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -140,8 +140,7 @@ def calibrated(
     Raises:
         InputError: no texts of two tokens or more.
     """
-    if doubt not in DOUBTS:
-        raise InputError(f"expected a doubt among {', '.join(DOUBTS)}, got {doubt!r}")
+    reserve = Reserve(math.inf, doubt, hold)
     doubts: list[float] = []
     lost: list[float] = []
     for ids in (list(text) for text in texts if len(text) > 1):
@@ -150,7 +149,7 @@ def calibrated(
         lost += (mine.argmax(-1) != theirs.argmax(-1)).double().tolist()
     if not doubts:
         raise InputError("expected texts of two tokens or more to find the threshold on, got none")
-    return Reserve(threshold(doubts, lost, allowed), doubt, hold)
+    return replace(reserve, threshold=threshold(doubts, lost, allowed))
 
 
 def _all(reader: Reader, ids: Sequence[int]) -> Tensor:

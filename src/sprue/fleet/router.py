@@ -20,8 +20,8 @@ from sprue.fleet.split import Prices, Splitter
 
 _FORMAT = "sprue router 1"
 _SPILLED = 0.05  # of known texts that may be called unknown, where no unknown ones are shown
-_SURE = 0.9
 _PART = 0.25  # of that, for spans: what is short is less sure
+_SURE = 0.9  # a probability that is known, however sure the others are
 _LEAST = 2  # texts of a capability
 
 NAMED, CLASSIFIED, UNKNOWN = "named", "classified", "unknown"

@@ -109,7 +109,7 @@ class Splitter:
         edges = [0, *(i for i in range(1, len(needs)) if needs[i] != needs[i - 1]), len(needs)]
         if len(edges) < 3:
             return [(0, len(text))]
-        found = [_trimmed(text, words[a:b]) for a, b in itertools.pairwise(edges)]
+        found = [_trimmed(words[a:b]) for a, b in itertools.pairwise(edges)]
         if len(text) > LONGEST:  # what was not looked at stays with the last
             found[-1] = found[-1][0], len(text)
         return found
@@ -139,13 +139,10 @@ def best(said: Evidence, words: Sequence[Word], prices: Prices) -> list[int]:
     return found[::-1]
 
 
-def _trimmed(text: str, words: Sequence[Word]) -> tuple[int, int]:
+def _trimmed(words: Sequence[Word]) -> tuple[int, int]:
     """A span without joining words and marks at its ends, unless that is all that it is."""
-    bare = [_bare(text[word.start : word.end]) for word in words]
-    plain = [i for i, word in enumerate(bare) if word and word not in _JOINING]
-    if not plain:
-        return words[0].start, words[-1].end
-    return words[plain[0]].start, words[plain[-1]].end
+    plain = [word for word in words if not word.joins] or words
+    return plain[0].start, plain[-1].end
 
 
 def train(texts: Sequence[str], truth: Truth, words: Vocabulary, seed: int) -> Splitter:

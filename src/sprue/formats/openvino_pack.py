@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprue.runtime import engines
+from sprue.structure.coarse import BITS
 
-_BITS = (4, 6)
 _WORTH = 1024  # bytes that packing must save: three more operations take half of that as text
 _FIT = 0.51  # steps of 8 bits by which a value may lie off the coarser grid
 
@@ -67,7 +67,7 @@ def packed_of(codes: NDArray[np.int8], scale: NDArray[Any]) -> Packed | None:
     rows = np.moveaxis(codes, axis, 0).reshape(codes.shape[axis], -1).astype(np.float64)
     if scale.size == 1:
         rows = rows.reshape(1, -1)
-    for bits in _BITS:
+    for bits in BITS:
         if codes.size * (8 - bits) / 8 < _WORTH:
             continue
         steps = _steps(rows, 2**bits - 1)
