@@ -14,7 +14,7 @@ import transformers
 
 from sprue import degate as verb
 from sprue.degating import artifact
-from sprue.degating.uniform import sets_of
+from sprue.plan.uniform import sets_of
 from sprue.models.open_net import open_net
 from sprue.models.plain_config import numbers_of, told_with
 from sprue.proof.resident import Resident

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sprue import data as texts
 from sprue import demo
@@ -20,6 +20,7 @@ from sprue.models import nets
 from sprue.models.factory import check_finite, is_factory
 from sprue.models.locate import folder as located
 from sprue.models.open_net import open_net
+from sprue.models.speaker import Speaker
 from sprue.plan import inspect as inspecting
 from sprue.plan.look import Asked
 from sprue.plan.weigh import weigh
@@ -193,24 +194,6 @@ def _is_language(subject: Subject) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return any(str(name).endswith(_CLASSES) for name in names)
-
-
-class Speaker(nn.Module):
-    """A causal language model as a network: ids [n, tokens] -> logits [n, tokens, vocabulary].
-
-    Its layers have the names that they have in the model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._whole = [model]  # in a list, so that it is no child itself
-        for name, child in model.named_children():
-            self.add_module(name, child)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Of every next token."""
-        logits: Tensor = self._whole[0](input_ids=ids, use_cache=False).logits
-        return logits
 
 
 def _language(subject: Subject, seed: int) -> tuple[nets.Net, Examples | None, tuple[str, ...]]:

@@ -26,6 +26,7 @@ from sprue import (
     cli_plan,
     cli_rank,
     cli_route,
+    cli_specialize,
     cli_sweep,
     cli_verify,
 )
@@ -51,6 +52,7 @@ _COMMANDS = {
     "sweep": cli_sweep,
     "rank": cli_rank,
     "route": cli_route,
+    "specialize": cli_specialize,
     "demo": cli_demo,
 }
 
@@ -67,6 +69,7 @@ Cut a trained language model down to a stated budget, and prove what was kept.
   sweep        measure which ratio of zeros fits which task
   rank         say what users ask for, by the compute that it takes
   route        show which model of a fleet would answer a request
+  specialize   cut out of a model the part that one capability needs
   demo         compress and verify the small model that ships with sprue"""
 
 EXAMPLES = """\

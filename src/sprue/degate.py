@@ -26,7 +26,6 @@ from sprue.degating.picks import Limits, Trial, chain
 from sprue.degating.report import report_of
 from sprue.degating.trials import SHARES, Search, Stage
 from sprue.degating.truth import true_classes
-from sprue.degating.uniform import sets_of
 from sprue.errors import BudgetError, InputError
 from sprue.formats.onnx_export import to_onnx
 from sprue.models import nets
@@ -38,6 +37,7 @@ from sprue.plan.coarsen import Coarsener
 from sprue.plan.meaning import answers_of, loss_of
 from sprue.plan.prune import Pruner
 from sprue.plan.teach import Lessons, teach
+from sprue.plan.uniform import sets_of
 from sprue.plan.workshop import Workshop, sha256_of
 from sprue.proof import energy
 from sprue.proof.network_report import NetworkReport, judged

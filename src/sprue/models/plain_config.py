@@ -73,18 +73,19 @@ def told_with(model: nn.Module, cut: Shapes) -> dict[str, Any] | None:
         cut: name -> shape of every parameter and buffer of what became of it.
     """
     config: Any = copy.deepcopy(model.config)
-    before = shapes_of(type(model), config)
+    after = shapes_of(type(model), config)
     for number in numbers_of(model):
         name, dim = min(number.places)
-        if name in cut and cut[name][dim] != before[name][dim]:
-            value, rest = divmod(number.value * cut[name][dim], before[name][dim])
+        # a size that an earlier number has said is not said twice: heads, then the width of each
+        if name in cut and cut[name][dim] != after[name][dim]:
+            value, rest = divmod(number.value * cut[name][dim], after[name][dim])
             if rest:
                 return None
             number.put(config, value)
-    try:
-        after = shapes_of(type(model), config)
-    except Exception:  # as above
-        return None
+            try:
+                after = shapes_of(type(model), config)
+            except Exception:  # as above
+                return None
     same = all(after.get(name) == tuple(shape) for name, shape in cut.items())
     told: dict[str, Any] = config.to_dict()
     return told if same else None

@@ -2,8 +2,9 @@
 
 Teacher and student are functions of a batch that give logits [..., classes]; what a batch is only
 they know, so that language models, classifiers and encoders are taught alike. The loss is
-KL(teacher || student) in nats, the mean over all rows of logits (Hinton et al. 2015,
-arXiv:1503.02531, at temperature 1, without labels). AdamW (Loshchilov and Hutter 2019), gradients
+KL(teacher || student) in nats, the mean over all rows of logits, and where what is true is known,
+in part the cross-entropy with that (Hinton et al. 2015, arXiv:1503.02531, section 2, at temperature
+1). AdamW (Loshchilov and Hutter 2019), gradients
 clipped at norm 1, a linear warm-up and then a cosine to zero.
 """
 
@@ -77,9 +78,11 @@ class Distillation(Generic[Batch]):
             step, so that a resumed run sees what an uninterrupted one does.
         schedule: how long.
         pace: name of a parameter -> its learning rate as a share of the schedule's, where not 1.
+        truth: batch -> the true class of each row of logits, int64 [...]; None: it is not known.
+        trusted: share of the loss that is the cross-entropy with the truth, where it is known.
         step: how many steps were taken.
         seconds: spent on them.
-        losses: mean KL of every step, nats.
+        losses: mean loss of every step, nats: the KL, where the truth is not known.
     """
 
     teacher: Callable[[Batch], Tensor]
@@ -88,6 +91,8 @@ class Distillation(Generic[Batch]):
     batches: Callable[[int], Sequence[Batch]]
     schedule: Schedule
     pace: Mapping[str, float] = field(default_factory=dict)
+    truth: Callable[[Batch], Tensor] | None = None
+    trusted: float = 0.5
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
@@ -109,7 +114,7 @@ class Distillation(Generic[Batch]):
         return min(1.0, self.schedule.done(self.step, self.seconds))
 
     def advance(self) -> float:
-        """Take one step; the mean KL of its batches before it, in nats.
+        """Take one step; the mean loss of its batches before it, in nats.
 
         Raises:
             InputError: the loss is not finite.
@@ -131,7 +136,7 @@ class Distillation(Generic[Batch]):
         for batch in batches:
             with torch.no_grad():
                 aim = self.teacher(batch)
-            loss = divergence(aim, self.student(batch)) / len(batches)
+            loss = self._loss(aim, self.student(batch), batch) / len(batches)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -140,6 +145,14 @@ class Distillation(Generic[Batch]):
                 "of the original may be damaged, or the learning rate is too high"
             )
         return total
+
+    def _loss(self, aim: Tensor, answer: Tensor, batch: Batch) -> Tensor:
+        apart = divergence(aim, answer)
+        if self.truth is None:
+            return apart
+        true = self.truth(batch).flatten()
+        wrong = nn.functional.cross_entropy(answer.flatten(0, -2).float(), true)
+        return (1 - self.trusted) * apart + self.trusted * wrong
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """All that going on takes: JSON-able, and tensors."""

@@ -66,7 +66,7 @@ def convert(
     """
     waiting: dict[str, list[Record]] = {WHOLE: [], ASKED: [], ANSWERED: []}
     count = 0
-    for number, text in _lines(file, skip):
+    for number, text in lines(file, skip):
         try:
             line = parse(text)
         except ForeignError as error:
@@ -90,6 +90,15 @@ def parse(text: bytes) -> Line:
     Raises:
         ForeignError: it is no such line, or a request that failed.
     """
+    return line_of(loaded(text))
+
+
+def loaded(text: bytes) -> _Json:
+    """The object of one line.
+
+    Raises:
+        ForeignError: it is none.
+    """
     try:
         found = json.loads(text.decode())
     except UnicodeDecodeError:
@@ -100,6 +109,15 @@ def parse(text: bytes) -> Line:
         raise ForeignError(f"no JSON: {getattr(error, 'msg', error)}") from None
     if not isinstance(found, dict):
         raise ForeignError(f"expected an object, got a {type(found).__name__}")
+    return found
+
+
+def line_of(found: _Json) -> Line:
+    """What such an object says.
+
+    Raises:
+        ForeignError: it is no such line, or a request that failed.
+    """
     try:
         return _line(found)
     except OverflowError:
@@ -229,7 +247,7 @@ def _whole(value: Any) -> int | None:
     return int(value)
 
 
-def _lines(file: Path, skip: Callable[[int, str], None]) -> Iterator[tuple[int, bytes]]:
+def lines(file: Path, skip: Callable[[int, str], object]) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their numbers."""
     number, stream = 0, _open(file)
     try:

@@ -1,0 +1,143 @@
+"""A narrow model becomes a specialist: it learns from the full model on the text of a capability.
+
+Half of the loss is the distance from the full model's distributions, half the cross-entropy with
+the text itself. What the full model says of every token is what lets a small text suffice: on the
+embedded model five minutes of both leave 1% of excess perplexity, of the distance alone 6%, of the
+text alone 15% (benchmarks/LOG.md). The best by text that is held back is kept, so that a text that
+is read too often costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprue.models import Writer
+from sprue.plan.distill import Distillation, Schedule
+from sprue.plan.lesson import Lesson, Look
+from sprue.plan.passages import Passages
+
+RATE = 2e-3  # at a width of 256
+_FASTEST = 2e-3
+_AT_ONCE = 1 << 24  # logits of a batch
+
+
+@dataclass
+class _Remembering(Distillation[Tensor]):
+    """A distillation whose state holds the best student so far."""
+
+    best: tuple[float, dict[str, Tensor]] | None = None
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        told, tensors = super().state()
+        if self.best is not None:
+            told["best"] = self.best[0]
+            tensors |= {f"best/{name}": tensor for name, tensor in self.best[1].items()}
+        return told, tensors
+
+    def resume(self, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        super().resume(told, tensors)
+        kept = {n.removeprefix("best/"): t for n, t in tensors.items() if n.startswith("best/")}
+        self.best = float(told["best"]), kept
+
+
+@dataclass
+class School:
+    """A full model, its student, and the text.
+
+    Attributes:
+        full: causal, of `transformers`, float32, in eval mode.
+        student: what is trained; changed in place, and left as the best that it was.
+        rows: of the full model's logits that the student has too, int64 [student's vocabulary];
+            None: all.
+        learned: streams of tokens of the student, int64 each.
+        held: windows that are not learned from, int64 [windows, tokens].
+        schedule: how long.
+        writer: where the state is saved.
+        seed: of what is read when.
+        progress: called with the share of the schedule that a step took.
+        losses: of every step, nats.
+    """
+
+    full: Any
+    student: Any
+    rows: Tensor | None
+    learned: Sequence[Tensor]
+    held: Tensor
+    schedule: Schedule
+    writer: Writer
+    seed: int = 0
+    progress: Callable[[float], object] = lambda share: None
+    losses: list[float] = field(default_factory=list)
+
+    def run(self, state: Mapping[str, Any] | None) -> list[Look]:
+        """To the end of the schedule; what was measured on the way, the state before it first.
+
+        Args:
+            state: what the writer gave back, where an earlier run was cut short.
+        """
+        work = self._work()
+        lesson = Lesson(work, lambda: self._measured(work), self.writer, {}, self.progress)
+        looks = lesson.run(state)
+        assert work.best is not None  # it was looked at in any case
+        for name, parameter in work.parameters.items():
+            parameter.requires_grad_(False).copy_(work.best[1][name])
+        self.losses = work.losses
+        return looks
+
+    def _work(self) -> _Remembering:
+        context = self.held.shape[1]
+        count = max(1, self.schedule.tokens // context)
+        parameters = dict(self.student.named_parameters())
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        return _Remembering(
+            teacher=self._taught,
+            student=self._answered,
+            parameters=parameters,
+            batches=Passages(tuple(self.learned), context, count, self._at_once, self.seed),
+            schedule=self.schedule,
+            truth=lambda batch: batch[:, 1:],
+        )
+
+    @property
+    def _at_once(self) -> int:
+        """Windows of a batch."""
+        return max(1, _AT_ONCE // (int(self.student.config.vocab_size) * self.held.shape[1]))
+
+    def _answered(self, batch: Tensor) -> Tensor:
+        found: Tensor = self.student(batch[:, :-1], use_cache=False).logits
+        return found
+
+    @torch.no_grad()
+    def _taught(self, batch: Tensor) -> Tensor:
+        """What the full model says of the next token, as far as the student knows it."""
+        if self.rows is None:
+            found: Tensor = self.full(batch[:, :-1], use_cache=False).logits
+            return found
+        logits: Tensor = self.full(self.rows[batch[:, :-1]], use_cache=False).logits
+        return logits[..., self.rows]
+
+    @torch.no_grad()
+    def _measured(self, work: _Remembering) -> tuple[float, float]:
+        """(kept, KL) on what is held; the best is remembered."""
+        mine = theirs = apart = 0.0
+        for batch in torch.split(self.held, self._at_once):
+            true, share = batch[:, 1:, None], len(batch) / len(self.held)
+            p, q = (f(batch).float().log_softmax(-1) for f in (self._taught, self._answered))
+            theirs -= share * float(p.gather(-1, true).mean())
+            mine -= share * float(q.gather(-1, true).mean())
+            apart += share * float((p.exp() * (p - q)).sum(-1).mean())
+        if work.best is None or mine < work.best[0]:
+            work.best = mine, {n: p.detach().clone() for n, p in work.parameters.items()}
+        return math.exp(theirs - mine), apart
+
+
+def rate_for(width: int) -> float:
+    """The learning rate for models of this width."""
+    return min(_FASTEST, RATE * 256 / width)

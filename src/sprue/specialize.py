@@ -1,0 +1,442 @@
+"""The verb `specialize`: of a language model the part that one capability needs.
+
+Cut (vocabulary, then layers, heads and neurons), fitted by least squares, taught by the full model
+on text of the capability, quantized, and admitted only where it is not worse there.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprue import __version__, data, demo, models
+from sprue.compress import compress
+from sprue.data.text import Document
+from sprue.errors import InputError
+from sprue.fleet.corpus import Corpus, corpus
+from sprue.fleet.flops import flops_of
+from sprue.fleet.schooling import School, rate_for
+from sprue.fleet.scoring import needs_of
+from sprue.fleet.specialist import FILE, Compared, SpecialistReport, Talker, compared
+from sprue.models import Source, Writer, vocabulary
+from sprue.plan.budget import parse_size
+from sprue.plan.distill import Schedule
+from sprue.plan.narrow import Narrowed, narrowed
+from sprue.plan.workshop import Workshop
+from sprue.proof import load
+
+MINUTES = 15.0
+CONTEXT = 256  # tokens of a passage, where the model allows more
+_FITTED = 64  # windows that what is left is fitted to
+_HELD = 0.1, 0.15  # shares of the text: to see how far it is, and to prove it with
+_WATCHED = 64  # windows that show how far it is
+_PROVEN = 400  # passages that it is proven on
+_BESIDE = 60  # passages of each other text
+_OUTSIDE = 0.01  # share of a capability's tokens that may be spelled in smaller ones
+_BYTES = 1.04  # for a weight, at most: 8 bits and their scales
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a specialist has to be.
+
+    Attributes:
+        capability: its name.
+        size: of all tensors: "40%" of the full model's, or bytes.
+        flops: of linears and head for a token, as a share of the full model's; None: the size's.
+        keep: share of the full model's quality on the capability.
+        minutes: of training by the clock; or
+        steps: of training; both None: 15 minutes. 0 minutes: none.
+        vocabulary: tokens that stay; None: those that all but 1% of the text needs; 0: all.
+        context: tokens of a passage; None: what the model allows, at most 256.
+        seed: of everything that is random.
+    """
+
+    capability: str
+    size: str = "40%"
+    flops: float | None = None
+    keep: float = 0.99
+    minutes: float | None = None
+    steps: int | None = None
+    vocabulary: int | None = None
+    context: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.capability.strip():
+            raise InputError("expected the name of a capability, got none")
+        if not 0 < self.keep <= 1:
+            raise InputError(f"expected a share to keep above 0 and up to 1, got {self.keep:g}")
+        if self.flops is not None and not 0 < self.flops <= 1:
+            raise InputError(f"expected a share of FLOPs above 0 and up to 1, got {self.flops:g}")
+        if self.minutes is not None and self.steps is not None:
+            raise InputError("training takes so many minutes or so many steps: state one of them")
+        if (self.minutes or 0) < 0 or (self.steps or 0) < 0 or (self.vocabulary or 0) < 0:
+            raise InputError("minutes, steps and a vocabulary cannot be below 0")
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """Of the training; None: there is none."""
+        if self.steps is not None:
+            return Schedule(steps=self.steps) if self.steps else None
+        minutes = MINUTES if self.minutes is None else self.minutes
+        return Schedule(seconds=60 * minutes) if minutes else None
+
+
+def specialize(
+    model: str | Path,
+    text: Sequence[str | Path],
+    out: str | Path,
+    asked: Asked,
+    *,
+    prove: Sequence[str | Path] = (),
+    beside: Sequence[str | Path] = (),
+    resume: bool = False,
+    report: str | Path | None = None,
+    figures: str | Path | None = None,
+    progress: Callable[[str], object] = lambda words: None,
+) -> SpecialistReport:
+    """Write a specialist into the new folder `out`, a model folder like any other.
+
+    Args:
+        model: folder of the full model, or a hub name.
+        text: files or logs with text of the capability.
+        out: folder to make.
+        asked: what it has to be.
+        prove: texts of the capability to prove it with; none: a part of `text` that is held back.
+        beside: other texts, to tell what it has forgotten; none: the embedded ones.
+        resume: go on where the same command was interrupted.
+        report: write the page here.
+        figures: write the figures here as JSON.
+        progress: called with a few words before every step.
+
+    Raises:
+        InputError: a model or text that cannot be used.
+        BudgetError: a budget that cannot be met.
+        ResourceError: the disk is full.
+    """
+    for path in (Path(p) for p in (report, figures) if p is not None):
+        if not path.absolute().parent.is_dir() or path.is_dir():
+            raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
+    source = models.open(model)
+    found = corpus(text, asked.capability)
+    parts = _Parts.of(found, prove, asked.seed)
+    key = _key(source, asked, parts)
+    with Workshop(Path(out), key, resume) as workshop:
+        job = _Job(source, asked, parts, workshop, progress, list(beside) or demo.test_files())
+        done = replace(job.run(), out=Path(out), model=str(model))
+        told = json.dumps(done.as_dict(), indent=2) + "\n"
+        (workshop.result / FILE).write_text(told, encoding="utf-8")
+        workshop.finish()
+    if report is not None:
+        Path(report).write_text(done.html(), encoding="utf-8")
+    if figures is not None:
+        text_of = json.dumps(done.as_dict(full=True), indent=2) + "\n"
+        Path(figures).write_text(text_of, encoding="utf-8")
+    return done
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Documents to learn from, to see how far it is, and to prove it with."""
+
+    learn: tuple[Document, ...]
+    watch: tuple[Document, ...]
+    prove: tuple[Document, ...]
+    corpus: Corpus
+
+    @classmethod
+    def of(cls, found: Corpus, prove: Sequence[str | Path], seed: int) -> _Parts:
+        watched, proven = _HELD
+        if prove:
+            learn, watch = data.set_apart(found.documents, watched, seed)
+            return cls(tuple(learn), tuple(watch), tuple(data.read(prove)), found)
+        learn, rest = data.set_apart(found.documents, watched + proven, seed)
+        watch, held = data.set_apart(rest, proven / (watched + proven), seed + 1)
+        return cls(tuple(learn), tuple(watch), tuple(held), found)
+
+
+def _key(source: Source, asked: Asked, parts: _Parts) -> dict[str, Any]:
+    texts = [[d.text for d in some] for some in (parts.learn, parts.watch, parts.prove)]
+    return {
+        "version": __version__,
+        "model": source.fingerprint(),
+        "budget": asdict(asked),
+        "text": _digest(texts),
+    }
+
+
+def _digest(told: object) -> str:
+    """sha256 of something JSON-able."""
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+@dataclass
+class _Job:
+    """One command at work."""
+
+    source: Source
+    asked: Asked
+    parts: _Parts
+    workshop: Workshop
+    progress: Callable[[str], object]
+    beside: Sequence[str | Path]
+
+    @cached_property
+    def full(self) -> Any:
+        return load.model(self.source.path, "cpu")
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load.tokenizer(self.source.path, self.source.path)
+
+    @cached_property
+    def context(self) -> int:
+        limit = getattr(self.full.config.get_text_config(), "max_position_embeddings", None)
+        most = limit or CONTEXT
+        if self.asked.context is not None and not 16 <= self.asked.context <= most:
+            raise InputError(
+                f"expected a context of 16 to {most} tokens, which the model takes, got "
+                f"{self.asked.context}"
+            )
+        return self.asked.context or min(most, CONTEXT)
+
+    def run(self) -> SpecialistReport:
+        begin = time.monotonic()
+        limit = parse_size(self.asked.size, self.source.nbytes)
+        student = self.workshop.folder / "student"
+        if not self.workshop.noted("student"):
+            shutil.rmtree(student, ignore_errors=True)
+            self._student(student)
+        weights = sum(p.numel() for p in load.model(student, "cpu").parameters())
+        self.progress("quantizing")
+        learned = self._as_file()
+        compress(
+            student,
+            self.workshop.result,
+            size=str(min(limit, int(_BYTES * weights))),
+            calibrate=[learned],
+            seed=self.asked.seed,
+            context=self.context,
+            progress=False,
+        )
+        return self._proven(time.monotonic() - begin)
+
+    def _as_file(self) -> Path:
+        """What it learned from, as calibration reads it."""
+        file = self.workshop.folder / f"{self.asked.capability}.jsonl"
+        lines = (json.dumps({"text": document.text}) for document in self.parts.learn)
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return file
+
+    def _student(self, folder: Path) -> None:
+        """Cut and taught, in 16 bits or as the full model is stored."""
+        cut = self._cut_vocabulary(folder)
+        kept = None if cut is None else cut.kept
+        small = self.full if cut is None else vocabulary.cut(self.full, cut)
+        tokenizer = load.tokenizer(folder, folder)
+        ids = data.windows(
+            tokenizer, _joined(self.parts.learn), self.context, _FITTED, self.asked.seed
+        )
+        share = self._share(small)
+        made = self._narrow(small, ids, share)
+        self.progress("teaching")
+        looks, losses = self._taught(made.model, kept, tokenizer)
+        self._save(made.model, folder)
+        self.workshop.note("losses", losses)
+        self.workshop.note("looks", looks)
+        self.workshop.note("student", {"layers": list(made.layers), "kl_nats": made.kl_nats})
+
+    def _cut_vocabulary(self, folder: Path) -> vocabulary.Vocabulary | None:
+        """What stays of it, with its tokenizer written; None: all of it."""
+        folder.mkdir(parents=True)
+        texts = [document.text for document in self.parts.learn]
+        file = self.source.path / "tokenizer.json"
+        if self.asked.vocabulary == 0 or not file.is_file():
+            return self._whole_vocabulary(folder, None)
+        told = json.loads(file.read_text(encoding="utf-8"))
+        self.progress("counting tokens")
+        counts = vocabulary.counted(self.tokenizer, texts)
+        config = self.full.config
+        always = vocabulary.named(self.tokenizer, config, self.full.generation_config)
+        count = self.asked.vocabulary or _enough(counts)
+        try:
+            found = vocabulary.smaller(told, counts, min(count, len(counts)), always)
+        except InputError as error:
+            if self.asked.vocabulary:
+                raise
+            return self._whole_vocabulary(folder, str(error))
+        if len(found.kept) >= config.get_text_config().vocab_size:
+            return self._whole_vocabulary(folder, None)
+        self.workshop.note("outside", vocabulary.outside(counts, found.kept))
+        vocabulary.saved(found, self.source.path, folder)
+        return found
+
+    def _whole_vocabulary(self, folder: Path, why: str | None) -> None:
+        for file in self.source.companions():
+            if file.name != "generation_config.json":
+                shutil.copyfile(file, folder / file.name)
+        self.workshop.note("outside", 0.0)
+        self.workshop.note("whole_vocabulary", why)
+
+    def _share(self, small: Any) -> float:
+        """Of the FLOPs that are left of a model with a smaller vocabulary."""
+        whole, left = (flops_of(one) for one in (self.full, small))
+        asked = self.asked.flops
+        if asked is None:
+            size = parse_size(self.asked.size, self.source.nbytes)
+            asked = min(1.0, size / self.source.nbytes)
+        return min(1.0, asked * (whole.body + whole.head) / (left.body + left.head))
+
+    def _narrow(self, small: Any, ids: Tensor, share: float) -> Narrowed:
+        if share >= 1:
+            every = tuple(range(self.source.blocks))
+            return Narrowed(copy.deepcopy(small), 1.0, every, {}, 0.0)
+        return narrowed(small, ids, share, self.asked.seed, self.progress)
+
+    def _taught(
+        self, student: Any, kept: Tensor | None, tokenizer: Any
+    ) -> tuple[list[dict[str, float]], list[float]]:
+        schedule = self.asked.schedule
+        if schedule is None:
+            return [], []
+        rate = rate_for(self.full.config.get_text_config().hidden_size)
+        held = data.windows(
+            tokenizer, _joined(self.parts.watch), self.context, _WATCHED, self.asked.seed
+        )
+        begin = time.monotonic()
+
+        def shown(share: float) -> None:
+            done[0] += share
+            self.progress(f"teaching, {100 * done[0]:.0f}% done{_left(begin, done[0])}")
+
+        done = [0.0]
+        with Writer(self.workshop.folder / "lesson") as writer:
+            state = writer.resume(json.dumps(self.workshop.noted("key"), sort_keys=True))
+            school = School(
+                self.full,
+                student,
+                kept,
+                _streams(tokenizer, self.parts.learn),
+                held,
+                replace(schedule, rate=rate),
+                writer,
+                self.asked.seed,
+                shown,
+            )
+            looks = school.run(state)
+        return [asdict(look) for look in looks], school.losses
+
+    def _save(self, student: Any, folder: Path) -> None:
+        dtype = self.source.dtype(f"{self.source.family.embedding}.weight")
+        student.to(dtype).save_pretrained(folder)
+
+    def _proven(self, seconds: float) -> SpecialistReport:
+        self.progress("proving it")
+        folder = self.workshop.result
+        own = load.model(folder, "cpu")
+        full = Talker(self.full, self.tokenizer, self.context)
+        mine = Talker(own, load.tokenizer(folder, folder), 2 * self.context)
+        prompt, answer = self.context // 4, 3 * self.context // 8
+        own_needs = needs_of(
+            self.tokenizer, self.parts.prove, prompt, answer, _PROVEN, self.asked.seed
+        )
+        ours = compared(self.asked.capability, full, mine, own_needs)
+        forgotten = []
+        for path in self.beside:
+            self.progress(f"looking what it has forgotten of {Path(path).stem}")
+            needs = needs_of(
+                self.tokenizer, data.read([path]), prompt, answer, _BESIDE, self.asked.seed
+            )
+            forgotten.append(compared(Path(path).stem, full, mine, needs))
+        return self._told(own, ours, tuple(forgotten), seconds)
+
+    def _told(
+        self, own: Any, ours: Compared, forgotten: tuple[Compared, ...], seconds: float
+    ) -> SpecialistReport:
+        a, b = flops_of(self.full), flops_of(own)
+        student = self.workshop.noted("student")
+        stored = load.nbytes(load.stored(self.workshop.result))
+        return SpecialistReport(
+            out=self.workshop.result,
+            capability=self.asked.capability,
+            model="",
+            keep=self.asked.keep,
+            own=ours,
+            forgotten=forgotten,
+            nbytes=(self.source.nbytes, stored),
+            flops=(a.body + a.head, b.body + b.head),
+            shape=_shape(self.full.config, own.config),
+            outside=float(self.workshop.noted("outside")),
+            looks=tuple(self.workshop.noted("looks")),
+            losses=tuple(self.workshop.noted("losses")),
+            seconds=seconds,
+            told={
+                "layers": student["layers"],
+                "kl_nats_before_teaching": student["kl_nats"],
+                "whole_vocabulary": self.workshop.noted("whole_vocabulary"),
+                "seed": self.asked.seed,
+                "full_sha256": self.source.fingerprint(),
+                "files": [path.name for path in self.parts.corpus.files],
+                "documents": {
+                    "learned": len(self.parts.learn),
+                    "watched": len(self.parts.watch),
+                    "proven": len(self.parts.prove),
+                },
+                "skipped_lines": self.parts.corpus.skipped,
+            },
+        )
+
+
+def _left(begin: float, done: float) -> str:
+    """Time left, once it can be told."""
+    if not 0 < done < 1:
+        return ""
+    seconds = (time.monotonic() - begin) * (1 - done) / done
+    return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
+
+
+def _enough(counts: Tensor) -> int:
+    """So many of the most frequent tokens that all but a small share of the text needs no other."""
+    shares = counts.sort(descending=True).values.double().cumsum(0) / max(1, int(counts.sum()))
+    return int(torch.searchsorted(shares, torch.tensor(1 - _OUTSIDE, dtype=torch.float64))) + 1
+
+
+def _joined(documents: Sequence[Document]) -> list[Document]:
+    """Of one source, so that short ones share windows."""
+    return [Document(document.text, "the text") for document in documents]
+
+
+def _streams(tokenizer: Any, documents: Sequence[Document]) -> list[Tensor]:
+    """All of a text as one stream, the end token between documents."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids: list[int] = []
+    for document in documents:
+        ids += tokenizer(document.text, add_special_tokens=False, verbose=False).input_ids + end
+    return [torch.tensor(ids)]
+
+
+def _shape(full: Any, own: Any) -> Mapping[str, tuple[int, int]]:
+    names = {
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "neurons": "intermediate_size",
+        "vocabulary": "vocab_size",
+    }
+    a, b = (config.get_text_config() for config in (full, own))
+    return {
+        name: (int(getattr(a, key)), int(getattr(b, key)))
+        for name, key in names.items()
+        if getattr(a, key, None) is not None
+    }
