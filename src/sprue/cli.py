@@ -25,6 +25,7 @@ from sprue import (
     cli_generate,
     cli_plan,
     cli_rank,
+    cli_replay,
     cli_route,
     cli_specialize,
     cli_sweep,
@@ -53,6 +54,7 @@ _COMMANDS = {
     "rank": cli_rank,
     "route": cli_route,
     "specialize": cli_specialize,
+    "replay": cli_replay,
     "demo": cli_demo,
 }
 
@@ -70,6 +72,7 @@ Cut a trained language model down to a stated budget, and prove what was kept.
   rank         say what users ask for, by the compute that it takes
   route        show which model of a fleet would answer a request
   specialize   cut out of a model the part that one capability needs
+  replay       ask a log again, of a fleet and of its full model, and prove what is saved
   demo         compress and verify the small model that ships with sprue"""
 
 EXAMPLES = """\

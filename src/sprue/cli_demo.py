@@ -13,9 +13,11 @@ never trained on, write the report, and show one sample from both models."""
 
 EXAMPLES = """\
   sprue demo
-  sprue demo --out out/demo --json"""
+  sprue demo --out out/demo --json
+  sprue demo --fleet --out out/fleet"""
 
 
+NOT_KEPT = 1
 DEFAULT_BITS = 3.0  # a quarter of the embedded model's bytes, and 99% of its quality
 
 
@@ -38,15 +40,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_BITS,
         help="bits per weight (default: %(default)g)",
     )
+    add(
+        "--fleet",
+        action="store_true",
+        help="instead: make a log of requests, rank it, cut specialists for the three capabilities "
+        "that take most, and prove what a fleet of them saves",
+    )
+    add(
+        "--tune",
+        metavar="MINUTES",
+        type=cli_common.minutes,
+        help="with --fleet: training of each specialist (default: 15)",
+    )
     cli_common.add_common(parser)
     add("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    cli_common.hush()
+    if args.fleet:
+        return _fleet(args)
     from sprue import demo_run
 
-    cli_common.hush()
     report = demo_run.run(
         args.out,
         bits=args.bits,
@@ -56,3 +72,17 @@ def run(args: argparse.Namespace) -> int:
     )
     cli_common.show(report.as_dict() if args.json else report.table())
     return 0
+
+
+def _fleet(args: argparse.Namespace) -> int:
+    from sprue import demo_fleet
+
+    with cli_common.steps(not args.quiet) as progress:
+        report = demo_fleet.run(
+            args.out,
+            minutes=args.tune or demo_fleet.MINUTES,
+            seed=args.seed,
+            progress=progress,
+        )
+    cli_common.show(report.as_dict() if args.json else report.table())
+    return 0 if report.replayed.passed else NOT_KEPT

@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary",
         metavar="N",
         type=cli_common.at_least(0, "a whole number of tokens"),
-        help="tokens that stay, what spells any text among them; 0: all (default: those that all "
-        "but 1%% of the capability's text needs)",
+        help="tokens that stay, what spells any text among them; 0: all (default: as few as hardly "
+        "cost anything on the text of the capability)",
     )
     add(
         "--prove",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,14 @@ from sprue.fleet.corpus import Corpus, corpus
 from sprue.fleet.flops import flops_of
 from sprue.fleet.schooling import School, rate_for
 from sprue.fleet.scoring import needs_of
-from sprue.fleet.specialist import FILE, Compared, SpecialistReport, Talker, compared
+from sprue.fleet.specialist import (
+    FILE,
+    Compared,
+    SpecialistReport,
+    Talker,
+    compared,
+    costs,
+)
 from sprue.models import Source, Writer, vocabulary
 from sprue.plan.budget import parse_size
 from sprue.plan.distill import Schedule
@@ -43,7 +51,9 @@ _HELD = 0.1, 0.15  # shares of the text: to see how far it is, and to prove it w
 _WATCHED = 64  # windows that show how far it is
 _PROVEN = 400  # passages that it is proven on
 _BESIDE = 60  # passages of each other text
-_OUTSIDE = 0.01  # share of a capability's tokens that may be spelled in smaller ones
+_OUTSIDE = 0.03, 0.01, 0.003, 0.001, 0.0  # tried: shares of the text spelled in smaller tokens
+_SPELLED = 0.1  # of what may be lost, that smaller tokens may cost
+_LEAST_GONE = 0.05  # share of the vocabulary that is worth a tokenizer of its own
 _BYTES = 1.04  # for a weight, at most: 8 bits and their scales
 
 
@@ -58,7 +68,7 @@ class Asked:
         keep: share of the full model's quality on the capability.
         minutes: of training by the clock; or
         steps: of training; both None: 15 minutes. 0 minutes: none.
-        vocabulary: tokens that stay; None: those that all but 1% of the text needs; 0: all.
+        vocabulary: tokens that stay; None: as few as hardly cost anything; 0: all.
         context: tokens of a passage; None: what the model allows, at most 256.
         seed: of everything that is random.
     """
@@ -261,34 +271,59 @@ class _Job:
     def _cut_vocabulary(self, folder: Path) -> vocabulary.Vocabulary | None:
         """What stays of it, with its tokenizer written; None: all of it."""
         folder.mkdir(parents=True)
-        texts = [document.text for document in self.parts.learn]
-        file = self.source.path / "tokenizer.json"
-        if self.asked.vocabulary == 0 or not file.is_file():
-            return self._whole_vocabulary(folder, None)
-        told = json.loads(file.read_text(encoding="utf-8"))
-        self.progress("counting tokens")
-        counts = vocabulary.counted(self.tokenizer, texts)
-        config = self.full.config
-        always = vocabulary.named(self.tokenizer, config, self.full.generation_config)
-        count = self.asked.vocabulary or _enough(counts)
-        try:
-            found = vocabulary.smaller(told, counts, min(count, len(counts)), always)
-        except InputError as error:
-            if self.asked.vocabulary:
-                raise
-            return self._whole_vocabulary(folder, str(error))
-        if len(found.kept) >= config.get_text_config().vocab_size:
-            return self._whole_vocabulary(folder, None)
-        self.workshop.note("outside", vocabulary.outside(counts, found.kept))
-        vocabulary.saved(found, self.source.path, folder)
+        found, why = self._vocabulary()
+        if found is None:
+            for file in self.source.companions():
+                if file.name != "generation_config.json":
+                    shutil.copyfile(file, folder / file.name)
+        else:
+            vocabulary.saved(found, self.source.path, folder)
+        self.workshop.note("whole_vocabulary", why)
         return found
 
-    def _whole_vocabulary(self, folder: Path, why: str | None) -> None:
-        for file in self.source.companions():
-            if file.name != "generation_config.json":
-                shutil.copyfile(file, folder / file.name)
+    def _vocabulary(self) -> tuple[vocabulary.Vocabulary | None, str | None]:
+        """The smallest that hardly costs anything; or None, and why all of it stays."""
         self.workshop.note("outside", 0.0)
-        self.workshop.note("whole_vocabulary", why)
+        if self.asked.vocabulary == 0:
+            return None, "it was asked for"
+        self.progress("counting tokens")
+        texts = [document.text for document in self.parts.learn]
+        counts = vocabulary.counted(self.tokenizer, texts)
+        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        always = vocabulary.named(self.tokenizer, self.full.config, self.full.generation_config)
+        for count in [self.asked.vocabulary] if self.asked.vocabulary else _counts(counts):
+            try:
+                found = vocabulary.smaller(told, counts, min(count, len(counts)), always)
+            except InputError as error:
+                if self.asked.vocabulary:
+                    raise
+                return None, str(error)
+            outside = vocabulary.outside(counts, found.kept)
+            if self.asked.vocabulary or self._cheap(found):
+                self.workshop.note("outside", outside)
+                return found, None
+        return None, "words of the capability would have to be spelled, which costs too much"
+
+    def _cheap(self, found: vocabulary.Vocabulary) -> bool:
+        """Whether the full model finds the text hardly less likely in fewer tokens."""
+        size = self.full.config.get_text_config().vocab_size
+        if len(found.kept) > (1 - _LEAST_GONE) * size:
+            return False
+        folder = self.workshop.folder / "tokenizer"
+        shutil.rmtree(folder, ignore_errors=True)
+        vocabulary.saved(found, self.source.path, folder)
+        talkers = (
+            Talker(self.full, self.tokenizer, self.context),
+            Talker(
+                vocabulary.cut(self.full, found), load.tokenizer(folder, folder), 2 * self.context
+            ),
+        )
+        prompt, answer = self.context // 4, self.context // 2
+        needs = needs_of(
+            self.tokenizer, self.parts.watch, prompt, answer, _WATCHED, self.asked.seed
+        )
+        a, b = (costs(talker, needs).sum() for talker in talkers)
+        return bool(b - a <= -_SPELLED * math.log(self.asked.keep) * answer * len(needs))
 
     def _share(self, small: Any) -> float:
         """Of the FLOPs that are left of a model with a smaller vocabulary."""
@@ -353,6 +388,9 @@ class _Job:
             self.tokenizer, self.parts.prove, prompt, answer, _PROVEN, self.asked.seed
         )
         ours = compared(self.asked.capability, full, mine, own_needs)
+        student = self.workshop.folder / "student"
+        taught = Talker(load.model(student, "cpu"), mine.tokenizer, mine.context)
+        before = compared("before quantization", full, taught, own_needs)
         forgotten = []
         for path in self.beside:
             self.progress(f"looking what it has forgotten of {Path(path).stem}")
@@ -360,10 +398,15 @@ class _Job:
                 self.tokenizer, data.read([path]), prompt, answer, _BESIDE, self.asked.seed
             )
             forgotten.append(compared(Path(path).stem, full, mine, needs))
-        return self._told(own, ours, tuple(forgotten), seconds)
+        return self._told(own, ours, before, tuple(forgotten), seconds)
 
     def _told(
-        self, own: Any, ours: Compared, forgotten: tuple[Compared, ...], seconds: float
+        self,
+        own: Any,
+        ours: Compared,
+        before: Compared,
+        forgotten: tuple[Compared, ...],
+        seconds: float,
     ) -> SpecialistReport:
         a, b = flops_of(self.full), flops_of(own)
         student = self.workshop.noted("student")
@@ -384,6 +427,7 @@ class _Job:
             seconds=seconds,
             told={
                 "layers": student["layers"],
+                "before_quantization": before.as_dict(),
                 "kl_nats_before_teaching": student["kl_nats"],
                 "whole_vocabulary": self.workshop.noted("whole_vocabulary"),
                 "seed": self.asked.seed,
@@ -407,10 +451,11 @@ def _left(begin: float, done: float) -> str:
     return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
 
 
-def _enough(counts: Tensor) -> int:
-    """So many of the most frequent tokens that all but a small share of the text needs no other."""
+def _counts(counts: Tensor) -> list[int]:
+    """So many of the most frequent tokens that ever less of the text needs any other, ascending."""
     shares = counts.sort(descending=True).values.double().cumsum(0) / max(1, int(counts.sum()))
-    return int(torch.searchsorted(shares, torch.tensor(1 - _OUTSIDE, dtype=torch.float64))) + 1
+    wanted = torch.tensor([1 - outside for outside in _OUTSIDE], dtype=torch.float64) - 1e-12
+    return [int(n) + 1 for n in torch.searchsorted(shares, wanted)]
 
 
 def _joined(documents: Sequence[Document]) -> list[Document]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sprue.errors import InputError
+from sprue.fleet.checks import Check
+from sprue.fleet.checks import read as read_checks
+from sprue.fleet.reserve import Reserve
 from sprue.fleet.router import Decision, Router, Span
 
 FULL = "full"
 _KEYS = ("full", "router", "specialists")
+_OF_ONE = ("model", "reserve", "checks")
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,15 @@ class Fleet:
         full: the model that knows everything.
         router: file of the router.
         specialists: capability -> its model.
+        reserves: capability -> when the full model takes over; of those that the file says.
+        checks: capability -> checks of its finished answers.
     """
 
     full: Path
     router: Path
     specialists: Mapping[str, Path]
+    reserves: Mapping[str, Reserve] = field(default_factory=dict)
+    checks: Mapping[str, tuple[Check, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> Fleet:
@@ -46,7 +54,14 @@ class Fleet:
                 f"{file}: expected 'specialists' with a model for each capability, got {given!r}"
             )
         specialists = {str(name): _path(file, given, name) for name in given}
-        return cls(full, router, specialists)
+        told = {str(name): one for name, one in given.items() if isinstance(one, dict)}
+        reserves = {
+            n: _reserve(file, n, one["reserve"]) for n, one in told.items() if "reserve" in one
+        }
+        checks = {
+            n: read_checks(one["checks"], file.parent) for n, one in told.items() if "checks" in one
+        }
+        return cls(full, router, specialists, reserves, checks)
 
     def model_of(self, decision: Decision) -> str:
         """The name of the model for a decision: its capability, or FULL."""
@@ -106,8 +121,29 @@ def _read(file: Path) -> dict[str, Any]:
     return told
 
 
+def _reserve(file: Path, name: str, told: Any) -> Reserve:
+    """As `Reserve` takes it; what is not said is as it is there."""
+    known = [one.name for one in fields(Reserve)]
+    if not isinstance(told, dict) or "threshold" not in told or set(told) - set(known):
+        raise InputError(
+            f"{file}: expected 'reserve' of {name!r} with a threshold, and of {', '.join(known)} "
+            f"no more than these, got {told!r}"
+        )
+    try:
+        return Reserve(**{**told, "threshold": float(told["threshold"])})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file}: the reserve of {name!r} cannot be used: {error}") from error
+
+
 def _path(file: Path, told: Mapping[Any, Any], key: Any) -> Path:
     given = told.get(key)
+    if isinstance(given, dict):
+        strange = [str(one) for one in given if one not in _OF_ONE]
+        if strange:
+            raise InputError(
+                f"{file}: expected {', '.join(_OF_ONE)} of {str(key)!r}, got {', '.join(strange)}"
+            )
+        given = given.get("model")
     if not isinstance(given, str) or not given:
         raise InputError(f"{file}: expected a path for {str(key)!r}, got {given!r}")
     found = file.parent / given

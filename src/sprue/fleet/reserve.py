@@ -46,17 +46,21 @@ class Reserve:
         doubt: one of DOUBTS.
         hold: tokens that the full model then writes before the specialist takes over again; None:
             all that follow.
+        over: steps of the answer over which the doubt is averaged, the last ones.
     """
 
     threshold: float
     doubt: str = "margin"
     hold: int | None = 1
+    over: int = 1
 
     def __post_init__(self) -> None:
         if self.doubt not in DOUBTS:
             raise InputError(f"expected a doubt among {', '.join(DOUBTS)}, got {self.doubt!r}")
         if self.hold is not None and self.hold < 1:
             raise InputError(f"expected the full model to write at least 1 token, got {self.hold}")
+        if self.over < 1:
+            raise InputError(f"expected a doubt over at least 1 step, got {self.over}")
         if math.isnan(self.threshold):
             raise InputError("expected a threshold, got NaN")
 
@@ -102,10 +106,12 @@ def answer(
             f"expected at least one token to continue and one to add, got {len(ids)} and {count}"
         )
     text, escalated, calls, left = list(ids), list[bool](), 0, 0
+    seen: list[float] = []  # doubts since the specialist has written
     while len(escalated) < count:
         logits = None if left else specialist.read(text)[-1]
-        if logits is not None and _doubted(logits, reserve):
+        if logits is not None and _doubted(logits, reserve, seen):
             logits, calls = None, calls + 1
+            seen.clear()
             left = count if reserve.hold is None else reserve.hold
         token = int((full.read(text)[-1] if logits is None else logits).argmax())
         if token in stop:
@@ -116,8 +122,10 @@ def answer(
     return Answer(tuple(text[len(ids) :]), tuple(escalated), calls)
 
 
-def _doubted(logits: Tensor, reserve: Reserve) -> bool:
-    return float(DOUBTS[reserve.doubt](logits)) > reserve.threshold
+def _doubted(logits: Tensor, reserve: Reserve, seen: list[float]) -> bool:
+    seen.append(float(DOUBTS[reserve.doubt](logits)))
+    last = seen[-reserve.over :]
+    return sum(last) / len(last) > reserve.threshold
 
 
 def calibrated(

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from sprue.errors import InputError
 from sprue.fleet import split
+from sprue.fleet.features import grams
 from sprue.fleet.linear import F32, Linear, Vocabulary, fit, folds
 from sprue.fleet.split import Prices, Splitter
 
@@ -138,6 +139,12 @@ class Router:
     def probabilities(self, text: str) -> F32:
         """Of each capability, float32 [capabilities]."""
         return self._linear.probabilities(text)
+
+    def flops(self, text: str) -> int:
+        """Of splitting and routing a text, at most: each n-gram is weighed for each class twice."""
+        found = grams(text)
+        count = len(found.characters) + len(found.words) + len(found.pairs)
+        return 8 * count * len(self.capabilities)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""

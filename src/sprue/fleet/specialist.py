@@ -214,7 +214,9 @@ def told_of(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} is no readable JSON ({error}): make the specialist again") from error
+        raise InputError(
+            f"{file} is no readable JSON ({error}): make the specialist again"
+        ) from error
     if not isinstance(found, dict):
         raise InputError(f"{file}: expected a JSON object, got {type(found).__name__}")
     return found

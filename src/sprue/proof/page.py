@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sprue.proof.machine import Machine
     from sprue.proof.report import Report
 
+_ROOM = "sprue.proof"
+
 
 def render(report: Report) -> str:
     """The page as HTML, with everything in it that it shows."""
@@ -54,17 +56,21 @@ def _matrices(report: Report, tensors: Mapping[str, Any]) -> list[Matrix]:
 
 
 @cache
-def template(name: str) -> Template:
-    """Of a page; it can import what stands in the templates beside it."""
+def template(name: str, room: str = _ROOM) -> Template:
+    """Of a page of some room; it can import what stands in the templates of this one."""
+
+    def found(which: str) -> str:
+        return file(which, room if which == name else _ROOM)
+
     environment = Environment(
-        loader=FunctionLoader(file), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FunctionLoader(found), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template(name)
 
 
-def file(name: str) -> str:
-    """The text of a file beside this one."""
-    return resources.files("sprue.proof").joinpath(name).read_text(encoding="utf-8")
+def file(name: str, room: str = _ROOM) -> str:
+    """The text of a file beside this one, or of another room."""
+    return resources.files(room).joinpath(name).read_text(encoding="utf-8")
 
 
 def _top(report: Report) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def margin(kept: Estimate, verdict: Verdict) -> str:
     for value in svg.ticks(min(edges) - pad, max(edges) + pad):
         parts += [svg.line(x(value), 68, x(value), 72, "axis")]
         parts += [svg.text(x(value), 86, _tick_percent(value), "tick", "middle")]
-    parts += _whisker(x, y, kept, "result")
+    parts += whisker(x, y, kept, "result")
     parts += [
         svg.shape("rect", "bound", x=x(verdict.kept_at_least) - 1.5, y=y - 11, width=3, height=22)
     ]
@@ -71,7 +71,7 @@ def excess(files: Mapping[str, Estimate], overall: Estimate) -> str:
             svg.line(x(v), y + 10, x(v), y + 28, "rule" if v == 0 else "grid")
             for v in sorted(svg.ticks(low, high), key=lambda v: v == 0)
         ]
-        parts += _whisker(x, y + 19, estimate, "rule-mark" if i == len(files) else "result")
+        parts += whisker(x, y + 19, estimate, "rule-mark" if i == len(files) else "result")
     return svg.drawing(
         bottom + 34,
         "Perplexity above the original's",
@@ -369,7 +369,8 @@ class Axes:
         return parts
 
 
-def _whisker(x: svg.Scale, y: float, estimate: Estimate, kind: str) -> list[str]:
+def whisker(x: svg.Scale, y: float, estimate: Estimate, kind: str) -> list[str]:
+    """A figure and its interval on a line across."""
     low, high = x(estimate.low), x(estimate.high)
     return [
         svg.line(low, y, high, y, f"whisker {kind}"),
@@ -419,7 +420,7 @@ def _tick_percent(share: float) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
+    return f"{value:.6g}".replace("-", "−")
 
 
 def _clipped(name: str, most: int) -> str:

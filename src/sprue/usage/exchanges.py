@@ -24,7 +24,8 @@ class Exchange:
     Attributes:
         request: its name.
         tenant: whose it is; "" where nobody said.
-        capability: that the caller named, or that the log says; None: none.
+        capability: that it is truly of, where someone has looked (`label` in its metadata), or else
+            that the log says; of several parts "a+b"; None: nothing is said.
         asked: the parts of what was asked, one at least.
         answered: the part of the answer for each; empty where the log holds none.
         conversation: its name; "" where it belongs to none.
@@ -83,10 +84,11 @@ def parse(found: Mapping[str, Any]) -> Exchange:
     metadata = found.get("metadata")
     told = metadata if isinstance(metadata, dict) else {}
     conversation = told.get("conversation") or found.get("conversation") or ""
+    label = told.get("label")
     return Exchange(
         record.request,
         record.tenant,
-        record.capability,
+        str(label) if label else record.capability,
         parts,
         answered,
         str(conversation),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from sprue import __version__
@@ -20,55 +17,35 @@ from sprue.usage.totals import MEASURES
 if TYPE_CHECKING:
     from sprue.usage.report import RankReport
 
-_TEMPLATE = "rank.html"
-
 
 def render(report: RankReport) -> str:
     """The page as HTML, with everything in it that it shows."""
-    return str(
-        _environment()
-        .get_template(_TEMPLATE)
-        .render(
-            css=Markup(page.file("report.css")),
-            version=__version__,
-            read=table.read(report),
-            headline=_headline(report),
-            lead=_lead(report),
-            tiles=_tiles(report),
-            by=report.by,
-            plots=_plots(report),
-            heads=("capability", *table.HEADS),
-            rows=table.capability_rows(report),
-            tenant_heads=("tenant", *table.HEADS, "most for"),
-            tenants=_tenants(report),
-            tenant_count=report.tenant_count,
-            needs=_needs(report),
-            need_heads=(*table.NEED_HEADS, "for example"),
-            looked=report.looked,
-            model_heads=("model", *table.HEADS),
-            models=[
-                (words.named(m.name), *table.row(report, m.total))
-                for m in report.models[: report.asked.top]
-            ],
-            notes=report.notes,
-            left_out=report.left_out,
-            settings=_settings(report),
-        )
+    return page.template("rank.html", "sprue.usage").render(
+        css=Markup(page.file("report.css")),
+        version=__version__,
+        read=table.read(report),
+        headline=_headline(report),
+        lead=_lead(report),
+        tiles=_tiles(report),
+        by=report.by,
+        plots=_plots(report),
+        heads=("capability", *table.HEADS),
+        rows=table.capability_rows(report),
+        tenant_heads=("tenant", *table.HEADS, "most for"),
+        tenants=_tenants(report),
+        tenant_count=report.tenant_count,
+        needs=_needs(report),
+        need_heads=(*table.NEED_HEADS, "for example"),
+        looked=report.looked,
+        model_heads=("model", *table.HEADS),
+        models=[
+            (words.named(m.name), *table.row(report, m.total))
+            for m in report.models[: report.asked.top]
+        ],
+        notes=report.notes,
+        left_out=report.left_out,
+        settings=_settings(report),
     )
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FunctionLoader(_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-
-
-def _file(name: str) -> str:
-    """Of this room, or one that all pages share."""
-    if name != _TEMPLATE:
-        return page.file(name)
-    return resources.files("sprue.usage").joinpath(name).read_text(encoding="utf-8")
 
 
 def _headline(report: RankReport) -> str:
