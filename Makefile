@@ -1,4 +1,5 @@
 # make demo    set everything up, compress the embedded model, prove what was kept
+# make demo-fleet    rank a log, cut specialists for what is asked most, prove what they save
 # make test    all tests                make check   lint, types, import contract
 # make bench   all benchmarks, each also alone: make bench-quality; make env   only .venv
 
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 KERNELS := src/sprue/weights/_kernels
 CUDA_PACKAGES := $(BIN)/pip list --format=freeze | grep -c '^nvidia-'
 
-.PHONY: demo test check bench env docs clean
+.PHONY: demo demo-fleet test check bench env docs clean
 .DEFAULT_GOAL := demo
 
 env: $(STAMP)
@@ -41,6 +42,12 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/sprue/weights/*
 demo: env
 	$(BIN)/sprue demo --out $(OUT)
 	@echo "The report is $(OUT)/report.html; open it in a browser."
+
+# The fleet: usage, specialists and what they save. Specialists of an earlier run are taken up.
+FLEET_OUT ?= out/demo-fleet
+demo-fleet: env
+	$(BIN)/sprue demo --fleet --out $(FLEET_OUT) $(ARGS)
+	@echo "The pages are $(FLEET_OUT)/replay.html and rank.html; open them in a browser."
 
 # One thread per process: two processes with two threads each stall one another on two cores.
 test: export OMP_NUM_THREADS = 1

@@ -21,6 +21,7 @@ With --train the router is made first, from labelled texts."""
 EXAMPLES = """\
   sprue route "what does section 3 say about leases, and sort this list in python" --fleet f.yaml
   sprue route "def f(x):" --fleet f.yaml --capability code --json
+  sprue route "def f(x):" --fleet f.yaml --answer 40
   sprue route --train requests.csv --unknown others.csv --out router.safetensors"""
 
 
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--capability",
         metavar="NAME",
         help="what the caller says it needs: then the text is not looked at",
+    )
+    add(
+        "--answer",
+        metavar="TOKENS",
+        type=cli_common.at_least(1, "a whole number of tokens"),
+        help="let the fleet answer, each need in up to so many tokens, and show who wrote what",
     )
     add("--json", action="store_true", help="print the decision as JSON")
     group = parser.add_argument_group("making a router")
@@ -63,8 +70,19 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("expected TEXT and --fleet FILE, or --train FILE with --out FILE")
     from sprue.route import route
 
+    if args.answer is not None:
+        return _answer(args)
     found = route(args.text, args.fleet, args.capability)
     cli_common.show(found.as_dict() if args.json else found.table())
+    return 0
+
+
+def _answer(args: argparse.Namespace) -> int:
+    from sprue.route import answer
+
+    cli_common.hush()
+    answered = answer(args.text, args.fleet, args.answer, args.capability)
+    cli_common.show(answered.as_dict() if args.json else answered.table())
     return 0
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sprue.data.labelled import read_rows
 from sprue.errors import InputError
-from sprue.fleet.fleet import Fleet, Step, steps
+from sprue.fleet.answering import Written, joined
+from sprue.fleet.answering import answer as answered
+from sprue.fleet.fleet import FULL, Fleet, Step, steps
 from sprue.fleet.router import Router
+from sprue.fleet.served import Served
 from sprue.models.nets import TEXTS
 
 
@@ -77,6 +80,66 @@ def route(text: str, fleet: str | Path, capability: str | None = None) -> Routin
             f"{', '.join(router.capabilities)}, or a router that is trained on more"
         )
     return Routing(text, tuple(steps(text, models, router, capability)))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a fleet answers.
+
+    Attributes:
+        answers: of each need, in order.
+    """
+
+    answers: tuple[Written, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a program."""
+        return {
+            "text": joined(self.answers),
+            "needs": [
+                {
+                    "asked": one.asked,
+                    "text": one.text,
+                    "pieces": [asdict(piece) for piece in one.pieces],
+                    "failed": list(one.failed),
+                }
+                for one in self.answers
+            ],
+        }
+
+    def table(self) -> str:
+        """For a terminal: who wrote what."""
+        lines = []
+        for one in self.answers:
+            lines.append(f"{one.asked!r}")
+            for piece in one.pieces:
+                why = f" ({piece.why})" if piece.why else ""
+                lines.append(f"  {piece.model}{why}: {piece.text!r}")
+            lines += [f"  still wrong: {why}" for why in one.failed]
+        return "\n".join(lines)
+
+
+def answer(text: str, fleet: str | Path, tokens: int, capability: str | None = None) -> Answered:
+    """Let a fleet answer a request; models are loaded as they are needed.
+
+    Args:
+        text: the request.
+        fleet: YAML file.
+        tokens: of the answer to each need, at most.
+        capability: that the caller names.
+
+    Raises:
+        InputError: as for `route`, or a model that cannot be loaded.
+    """
+    routed = route(text, fleet, capability)
+    models = Fleet.load(fleet)
+    names = {FULL, *(step.model for step in routed.steps)}
+    loaded = {
+        name: Served.load(name, models.full if name == FULL else models.specialists[name])
+        for name in sorted(names)
+    }
+    router = Router.load(models.router)
+    return Answered(tuple(answered(text, models, router, loaded, tokens, capability)))
 
 
 def train(

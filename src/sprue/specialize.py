@@ -13,12 +13,13 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprue import __version__, data, demo, models
@@ -42,6 +43,7 @@ from sprue.plan.budget import parse_size
 from sprue.plan.distill import Schedule
 from sprue.plan.narrow import Narrowed, narrowed
 from sprue.plan.workshop import Workshop
+from sprue.plan.written import written
 from sprue.proof import load
 
 MINUTES = 15.0
@@ -54,6 +56,8 @@ _BESIDE = 60  # passages of each other text
 _OUTSIDE = 0.03, 0.01, 0.003, 0.001, 0.0  # tried: shares of the text spelled in smaller tokens
 _SPELLED = 0.1  # of what may be lost, that smaller tokens may cost
 _LEAST_GONE = 0.05  # share of the vocabulary that is worth a tokenizer of its own
+_WRITING = 0.15  # of the time of training, that the full model may write examples
+_TEXTS = 128  # that it writes at once
 _BYTES = 1.04  # for a weight, at most: 8 bits and their scales
 
 
@@ -322,7 +326,10 @@ class _Job:
         needs = needs_of(
             self.tokenizer, self.parts.watch, prompt, answer, _WATCHED, self.asked.seed
         )
-        a, b = (costs(talker, needs).sum() for talker in talkers)
+        try:
+            a, b = (costs(talker, needs).sum() for talker in talkers)
+        except InputError:  # spelled out, an answer is longer than what the model reads
+            return False
         return bool(b - a <= -_SPELLED * math.log(self.asked.keep) * answer * len(needs))
 
     def _share(self, small: Any) -> float:
@@ -350,28 +357,63 @@ class _Job:
         held = data.windows(
             tokenizer, _joined(self.parts.watch), self.context, _WATCHED, self.asked.seed
         )
+        streams = _streams(tokenizer, self.parts.learn)
         begin = time.monotonic()
-
-        def shown(share: float) -> None:
-            done[0] += share
-            self.progress(f"teaching, {100 * done[0]:.0f}% done{_left(begin, done[0])}")
-
-        done = [0.0]
+        imagined = self._imagined(schedule, kept, streams)
+        if schedule.seconds is not None:
+            schedule = replace(schedule, seconds=max(1.0, schedule.seconds - _since(begin)))
+        shown = _Share(self.progress, "teaching")
         with Writer(self.workshop.folder / "lesson") as writer:
             state = writer.resume(json.dumps(self.workshop.noted("key"), sort_keys=True))
             school = School(
                 self.full,
                 student,
                 kept,
-                _streams(tokenizer, self.parts.learn),
+                streams,
                 held,
                 replace(schedule, rate=rate),
                 writer,
+                imagined,
                 self.asked.seed,
                 shown,
             )
             looks = school.run(state)
         return [asdict(look) for look in looks], school.losses
+
+    def _imagined(
+        self, schedule: Schedule, kept: Tensor | None, streams: Sequence[Tensor]
+    ) -> Tensor:
+        """Texts that the full model writes, as many as there are true ones, or as time allows.
+
+        They are kept: whoever goes on reads the same.
+        """
+        file = self.workshop.folder / "imagined.safetensors"
+        if file.is_file():
+            kept_ids: Tensor = load_file(file)["ids"]
+            return kept_ids
+        stream = streams[0]
+        windows = len(stream) // self.context
+        prompt = max(1, self.context // 8)
+        if schedule.steps is not None:
+            windows = min(windows, schedule.steps)
+        places = torch.linspace(0, len(stream) - prompt, max(1, windows)).long()
+        prompts = torch.stack([stream[i : i + prompt] for i in places])
+        order = torch.randperm(
+            len(prompts), generator=torch.Generator().manual_seed(self.asked.seed)
+        )
+        prompts = prompts[order] if kept is None else kept[prompts[order]]
+        shown = _Share(self.progress, "the full model writes examples")
+        allowed = _WRITING * schedule.seconds if schedule.seconds is not None else math.inf
+        begin, found = time.monotonic(), list[Tensor]()
+        for i, some in enumerate(torch.split(prompts, _TEXTS)):
+            if _since(begin) > allowed:
+                break
+            ids = written(self.full, some, self.context, self.asked.seed + i, kept)
+            found.append(ids if kept is None else torch.searchsorted(kept, ids))
+            shown(len(some) / len(prompts))
+        ids = torch.cat(found)
+        save_file({"ids": ids}, file)
+        return ids
 
     def _save(self, student: Any, folder: Path) -> None:
         dtype = self.source.dtype(f"{self.source.family.embedding}.weight")
@@ -441,6 +483,25 @@ class _Job:
                 "skipped_lines": self.parts.corpus.skipped,
             },
         )
+
+
+@dataclass
+class _Share:
+    """How much of something is done, told as it goes."""
+
+    progress: Callable[[str], object]
+    words: str
+    done: float = 0.0
+    begin: float = field(default_factory=time.monotonic)
+
+    def __call__(self, share: float) -> None:
+        self.done += share
+        left = _left(self.begin, self.done)
+        self.progress(f"{self.words}, {100 * self.done:.0f}% done{left}")
+
+
+def _since(begin: float) -> float:
+    return time.monotonic() - begin
 
 
 def _left(begin: float, done: float) -> str:

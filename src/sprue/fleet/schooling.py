@@ -3,8 +3,9 @@
 Half of the loss is the distance from the full model's distributions, half the cross-entropy with
 the text itself. What the full model says of every token is what lets a small text suffice: on the
 embedded model five minutes of both leave 1% of excess perplexity, of the distance alone 6%, of the
-text alone 15% (benchmarks/LOG.md). The best by text that is held back is kept, so that a text that
-is read too often costs nothing.
+text alone 15% (benchmarks/LOG.md). A text that is small is soon known by heart: half of each step
+is text that the full model has written itself, of which only its distributions are learned. The
+best by text that is held back is kept, so that reading too long costs nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,21 @@ _FASTEST = 2e-3
 _AT_ONCE = 1 << 24  # logits of a batch
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Passages side by side.
+
+    Attributes:
+        ids: int64 [passages, tokens].
+        true: whether they are of the text, and not written by the full model.
+    """
+
+    ids: Tensor
+    true: bool
+
+
 @dataclass
-class _Remembering(Distillation[Tensor]):
+class _Remembering(Distillation[Lines]):
     """A distillation whose state holds the best student so far."""
 
     best: tuple[float, dict[str, Tensor]] | None = None
@@ -56,6 +70,8 @@ class School:
         rows: of the full model's logits that the student has too, int64 [student's vocabulary];
             None: all.
         learned: streams of tokens of the student, int64 each.
+        imagined: texts that the full model has written, int64 [texts, tokens], of the student's
+            tokens; none: there are none. Half of each step is of them.
         held: windows that are not learned from, int64 [windows, tokens].
         schedule: how long.
         writer: where the state is saved.
@@ -71,6 +87,7 @@ class School:
     held: Tensor
     schedule: Schedule
     writer: Writer
+    imagined: Tensor | None = None
     seed: int = 0
     progress: Callable[[float], object] = lambda share: None
     losses: list[float] = field(default_factory=list)
@@ -100,23 +117,37 @@ class School:
             teacher=self._taught,
             student=self._answered,
             parameters=parameters,
-            batches=Passages(tuple(self.learned), context, count, self._at_once, self.seed),
+            batches=self._lines(context, count),
             schedule=self.schedule,
-            truth=lambda batch: batch[:, 1:],
+            truth=lambda lines: lines.ids[:, 1:] if lines.true else None,
         )
+
+    def _lines(self, context: int, count: int) -> Callable[[int], list[Lines]]:
+        """Step -> true passages, and as many that were imagined."""
+        if self.imagined is None or not len(self.imagined):
+            true = Passages(tuple(self.learned), context, count, self._at_once, self.seed)
+            return lambda step: [Lines(ids, True) for ids in true(step)]
+        half = max(1, count // 2)
+        true = Passages(tuple(self.learned), context, half, self._at_once, self.seed)
+        other = Passages(tuple(self.imagined), context, half, self._at_once, self.seed + 1)
+        return lambda step: [
+            *(Lines(ids, True) for ids in true(step)),
+            *(Lines(ids, False) for ids in other(step)),
+        ]
 
     @property
     def _at_once(self) -> int:
         """Windows of a batch."""
         return max(1, _AT_ONCE // (int(self.student.config.vocab_size) * self.held.shape[1]))
 
-    def _answered(self, batch: Tensor) -> Tensor:
-        found: Tensor = self.student(batch[:, :-1], use_cache=False).logits
+    def _answered(self, lines: Lines) -> Tensor:
+        found: Tensor = self.student(lines.ids[:, :-1], use_cache=False).logits
         return found
 
     @torch.no_grad()
-    def _taught(self, batch: Tensor) -> Tensor:
+    def _taught(self, lines: Lines) -> Tensor:
         """What the full model says of the next token, as far as the student knows it."""
+        batch = lines.ids
         if self.rows is None:
             found: Tensor = self.full(batch[:, :-1], use_cache=False).logits
             return found
@@ -129,7 +160,8 @@ class School:
         mine = theirs = apart = 0.0
         for batch in torch.split(self.held, self._at_once):
             true, share = batch[:, 1:, None], len(batch) / len(self.held)
-            p, q = (f(batch).float().log_softmax(-1) for f in (self._taught, self._answered))
+            lines = Lines(batch, True)
+            p, q = (f(lines).float().log_softmax(-1) for f in (self._taught, self._answered))
             theirs -= share * float(p.gather(-1, true).mean())
             mine -= share * float(q.gather(-1, true).mean())
             apart += share * float((p.exp() * (p - q)).sum(-1).mean())

@@ -78,7 +78,8 @@ class Distillation(Generic[Batch]):
             step, so that a resumed run sees what an uninterrupted one does.
         schedule: how long.
         pace: name of a parameter -> its learning rate as a share of the schedule's, where not 1.
-        truth: batch -> the true class of each row of logits, int64 [...]; None: it is not known.
+        truth: batch -> the true class of each row of logits, int64 [...], or None where that is
+            not known; None: it is of no batch.
         trusted: share of the loss that is the cross-entropy with the truth, where it is known.
         step: how many steps were taken.
         seconds: spent on them.
@@ -91,7 +92,7 @@ class Distillation(Generic[Batch]):
     batches: Callable[[int], Sequence[Batch]]
     schedule: Schedule
     pace: Mapping[str, float] = field(default_factory=dict)
-    truth: Callable[[Batch], Tensor] | None = None
+    truth: Callable[[Batch], Tensor | None] | None = None
     trusted: float = 0.5
     step: int = 0
     seconds: float = 0.0
@@ -148,10 +149,10 @@ class Distillation(Generic[Batch]):
 
     def _loss(self, aim: Tensor, answer: Tensor, batch: Batch) -> Tensor:
         apart = divergence(aim, answer)
-        if self.truth is None:
+        true = None if self.truth is None else self.truth(batch)
+        if true is None:
             return apart
-        true = self.truth(batch).flatten()
-        wrong = nn.functional.cross_entropy(answer.flatten(0, -2).float(), true)
+        wrong = nn.functional.cross_entropy(answer.flatten(0, -2).float(), true.flatten())
         return (1 - self.trusted) * apart + self.trusted * wrong
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Text that a model writes itself, to teach a smaller one by: more of it than there is of true text.
+"""Text that a model writes itself, to teach a smaller one by where true text is scarce.
 
 (Sequence-level distillation by samples: Kim and Rush 2016, arXiv:1606.07947, section 3.2, with the
 teacher's distributions at every token kept, as on true text.)
