@@ -14,9 +14,9 @@ import transformers
 
 from sprue import degate as verb
 from sprue.degating import artifact
-from sprue.plan.uniform import sets_of
 from sprue.models.open_net import open_net
 from sprue.models.plain_config import numbers_of, told_with
+from sprue.plan.uniform import sets_of
 from sprue.proof.resident import Resident
 from sprue.runtime.engines import open_session
 from sprue.structure.units import groups

@@ -32,7 +32,7 @@ from sprue.rank import rank
 from sprue.replay import Terms, replay
 from sprue.specialize import Asked, specialize
 
-SIZE, KEEP, MINUTES = "40%", 0.99, 15.0
+SIZE, KEEP, MINUTES = "48%", 0.99, 15.0
 TOP = 3
 LOG, SHADOW, ROUTER, FLEET, FIGURES = (
     "log.jsonl",
@@ -44,7 +44,7 @@ LOG, SHADOW, ROUTER, FLEET, FIGURES = (
 _MARK = ".sprue-demo-fleet"
 _ASSETS = "SPRUE_ASSETS"
 _UNKNOWN = "wikitext2"
-_SHARES = {"legal": 0.42, "code": 0.26, "security": 0.17, "stories": 0.08, _UNKNOWN: 0.07}
+_SHARES = {"legal": 0.40, "code": 0.31, "security": 0.19, "stories": 0.06, _UNKNOWN: 0.04}
 _SEVERAL, _NAMED = 0.12, 0.15
 
 
@@ -83,7 +83,7 @@ class Texts:
                 {name: folder / name / "train.txt" for name in names},
                 {**{name: folder / name / "valid.txt" for name in names}, _UNKNOWN: unknown},
                 {**{name: folder / name / "test.txt" for name in names}, _UNKNOWN: unknown},
-                *(1100, 400, 64, 96),
+                *(1000, 400, 48, 80),
             )
         learn = dict(zip(names, demo.calibration_files(), strict=True))
         test = dict(zip(names, demo.test_files(), strict=True))
@@ -272,6 +272,7 @@ def _specialist(
     if folder.is_dir() and noted.is_file() and json.loads(noted.read_text()) == key:
         found: dict[str, Any] = json.loads((folder / "specialist.json").read_text())
         return found
+    own = texts.shadow[asked.capability]
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     report = specialize(
@@ -279,6 +280,7 @@ def _specialist(
         [texts.learn[asked.capability]],
         folder,
         asked,
+        prove=[] if own == texts.test[asked.capability] else [own],
         report=out / f"{asked.capability}.html",
         progress=progress,
     )

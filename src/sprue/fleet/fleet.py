@@ -130,6 +130,8 @@ def _reserve(file: Path, name: str, told: Any) -> Reserve:
             f"no more than these, got {told!r}"
         )
     try:
+        if isinstance(told["threshold"], bool):
+            raise TypeError(f"expected a number as threshold, got {told['threshold']}")
         return Reserve(**{**told, "threshold": float(told["threshold"])})
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: the reserve of {name!r} cannot be used: {error}") from error

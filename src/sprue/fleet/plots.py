@@ -71,7 +71,7 @@ def times(ratio: float) -> str:
     """A ratio, near 1 or far from it."""
     if ratio >= 1e6:
         return f"{ratio:.2g}"
-    digits = 4 if ratio < 10 else 2 if ratio < 100 else 1 if ratio < 1000 else 0
+    digits = 4 if ratio < 2 else 2 if ratio < 100 else 1 if ratio < 1000 else 0
     return f"{ratio:,.{digits}f}"
 
 
@@ -116,7 +116,7 @@ def ratios(title: str, rows: Sequence[Row], allowed: float, below: str) -> str:
 
     bottom = 12 + _ROW * len(rows)
     shown = _ticks(math.exp(low - pad), math.exp(high + pad))
-    parts = [svg.text(x(v), bottom + 13, f"{v:g}", "tick", "middle") for v in shown]
+    parts = [_tick(x(v), bottom + 13, f"{v:g}") for v in shown]
     lines = [(v, "grid") for v in shown if v != 1] + [(1.0, "rule"), (allowed, "rule dashed")]
     for i, row in enumerate(rows):
         y = 16 + _ROW * i
@@ -145,6 +145,12 @@ def _ticks(low: float, high: float) -> list[float]:
     every, steps = max(1, round((last - first) / 8)), (1, 2, 5) if last - first < 3.6 else (1,)
     powers = range(every * math.floor(first / every), math.ceil(last), every)  # 1 is among them
     return [v for k in powers for v in (m * 10.0**k for m in steps) if low <= v <= high]
+
+
+def _tick(x: float, y: float, shown: str) -> str:
+    """Words below a place, moved in where they would stand out of the drawing."""
+    half = 3.4 * len(shown)
+    return svg.text(min(max(x, half), svg.WIDTH - half), y, shown, "tick", "middle")
 
 
 def _told(name: str, ratio: Estimate, at_most: float) -> str:
@@ -188,7 +194,7 @@ def losses(found: Sequence[float]) -> str:
     size = math.ceil(len(found) / _STEPS)
     means = [_mean(found[i : i + size]) for i in range(0, len(found), size)]
     xs = [min(len(found), size * i + size / 2) for i in range(len(means))]
-    axes = plots.Axes((0, len(found)), _padded(means), _HEIGHT, whole=True)
+    axes = plots.Axes((0, 1.03 * len(found)), _padded(means), _HEIGHT, whole=True)
     parts = axes.frame("step", "loss, nats per token")
     parts += _path([(axes.x(a), axes.y(b)) for a, b in zip(xs, means, strict=True)], "light")
     over = max(1, len(means) // 20)
@@ -222,7 +228,8 @@ def curve(points: Sequence[Point], used: tuple[float, Worse], allowed: float) ->
         parts += [plots.mark(0, x, y, 2.4), svg.shape("circle", "hover", hint, cx=x, cy=y, r=7)]
     x, y = axes.x(xs[-1]), axes.y(used[1].ratio.value)
     hint = f"used: {_told(*_named(*used))}"
-    parts += [plots.mark(1, x, y, 4.5), svg.shape("circle", "hover", hint, cx=x, cy=y, r=9)]
+    parts += [plots.mark(1, x, y, 3.5), svg.shape("circle", "ring c1", cx=x, cy=y, r=8)]
+    parts += [svg.shape("circle", "hover", hint, cx=x, cy=y, r=9)]
     told = f"used: {share(used[0])} saved at {between(used[1].ratio)}; {times(allowed)} is allowed"
     return svg.drawing(_HEIGHT, "What handing over costs and buys", told, parts)
 

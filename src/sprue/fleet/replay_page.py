@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _GROUP_HEADS = (
     *("capability", "needs", "tokens", "perplexity, full", "fleet", "ratio", "kept at least"),
-    *("passed", "FLOPs saved", "to specialists", "of these handed over", "tokens by full model"),
+    *("passed", "FLOPs saved", "to specialists", "of these handed over", "tokens by full"),
 )
 _MODEL_HEADS = ("model", "bytes", "FLOPs of a token", "of the full model's", "needs", "of all")
 _RESERVE_HEADS = ("specialist", "threshold", "doubt", "mean of the last", "then written for it")

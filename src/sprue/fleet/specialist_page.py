@@ -143,18 +143,14 @@ def _texts(report: SpecialistReport) -> list[tuple[str, ...]]:
 
 
 def _text(name: str, one: Compared) -> tuple[str, ...]:
-    return _row(
-        name, one.needs, (one.full, one.specialist), one.ratio, one.at_least
-    )  # fmt: skip
+    return _row(name, one.needs, (one.full, one.specialist), one.ratio, one.at_least)
 
 
 def _before(told: Mapping[str, Any]) -> tuple[str, ...]:
     ratio = Estimate(*(told["ratio"][key] for key in ("value", "low", "high")))
     both = told["perplexity"]
-    name = f"  {told['name']}"
-    return _row(
-        name, told["needs"], (both["full"], both["specialist"]), ratio, told["kept_at_least"]
-    )
+    pair = both["full"], both["specialist"]
+    return _row(str(told["name"]), told["needs"], pair, ratio, told["kept_at_least"])
 
 
 def _row(
@@ -180,15 +176,16 @@ def _shape(report: SpecialistReport) -> list[tuple[str, ...]]:
 
 def _method(report: SpecialistReport) -> list[str]:
     sure, least = f"{100 * CONFIDENCE:.0f}%", asked(report.keep)
-    taught = (
-        "taught by the full model on text of the capability, "
-        if report.looks or report.losses
-        else ""
+    gone = [words.named(name) for name, (a, b) in report.shape.items() if b < a]
+    learned = report.looks or report.losses
+    taught = "taught by the full model on text of the capability, " if learned else ""
+    spelled = (
+        f" {words.percent(report.outside)} of the tokens of the capability's text left with the "
+        "vocabulary, and are spelled in smaller ones."
     )
     return [
-        "Vocabulary, layers, heads and neurons left the full model; what stayed was fitted by "
-        f"least squares, {taught}and quantized. {share(report.outside)} of the tokens of the "
-        "capability's text left with the vocabulary, and are spelled in smaller ones.",
+        f"Of the full model less is left in {', '.join(gone) or 'nothing'}. What stayed was fitted "
+        f"by least squares, {taught}and quantized.{spelled if report.outside else ''}",
         f"Both models read the same {report.own.needs:,} passages of the capability that nothing "
         "else has seen, each in tokens of its own, and say how likely they find the text that "
         "truly follows. Perplexities are over the tokens of the full model. Differences are taken "
@@ -219,7 +216,7 @@ def _used(report: SpecialistReport) -> list[tuple[str, str]]:
 
 def _cut(report: SpecialistReport) -> list[tuple[str, str]]:
     told = report.told
-    found = [("Tokens spelled in smaller ones", share(report.outside))]
+    found = [("Tokens spelled in smaller ones", words.percent(report.outside))]
     if "layers" in told:
         found.append(("Layers that stayed", _listed(told["layers"])))
     if told.get("kl_nats_before_teaching") is not None:
