@@ -110,7 +110,7 @@ def test_all_handed_over_is_the_full_model_and_costs_more(fleet: Path, plain: An
 
 
 def test_thresholds_from_shadow_traffic(fleet: Path) -> None:
-    found = replayed(fleet, shadow=(fleet / "shadow.jsonl",), risk=Risk(0.015, 0.1), form=FORM)
+    found = replayed(fleet, shadow=(fleet / "shadow.jsonl",), risk=Risk(0.015, 0.0), form=FORM)
     assert set(found["reserves"]) == {"law", "code"}
     assert found["reserves"]["law"]["threshold"] == "never"  # a twin loses nothing
     assert found["reserves"]["code"]["threshold"] != "never"

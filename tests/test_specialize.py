@@ -14,6 +14,7 @@ import torch
 
 from sprue.cli import main
 from sprue.errors import BudgetError, InputError
+from sprue.fleet.served import Served
 from sprue.fleet.specialist import told_of
 from sprue.proof import load
 from sprue.specialize import Asked, specialize
@@ -164,3 +165,55 @@ def test_what_cannot_be_done_leaves_nothing(
     with pytest.raises(InputError, match="cannot write"):
         specialize(model, [made.data], out, Asked("law"), report=tmp_path / "no" / "r.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short.txt"]
+
+
+def test_the_light_kind_is_a_part_over_a_shared_base(
+    tmp_path: Path, made: SimpleNamespace, speaking: Callable[..., Path]
+) -> None:
+    base, found = tmp_path / "base", []
+    for name, seed in (("law", 0), ("lease", 1)):
+        asked = Asked(
+            name, size="60%", keep=0.01, steps=8, context=32, seed=seed, base=str(base), rank=4
+        )
+        out = tmp_path / name
+        found.append(specialize(speaking("llama"), [made.data], out, asked, beside=[made.data]))
+    assert found[0].as_dict()["base_bytes"] == load.nbytes(load.stored(base))
+    assert found[0].nbytes[1] < found[0].as_dict()["base_bytes"]
+    assert max(look["kept"] for look in found[0].looks) > found[0].looks[0]["kept"]
+    law, lease = (Served.load(name, tmp_path / name) for name in ("law", "lease"))
+    weights = [
+        one.model.get_submodule("model.layers.0.mlp.up_proj").base.weight for one in (law, lease)
+    ]
+    assert weights[0].data_ptr() == weights[1].data_ptr()  # one base in memory
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert not torch.equal(law.model(ids).logits, lease.model(ids).logits)
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    over = peft.PeftModel.from_pretrained(load.model(base, "cpu"), tmp_path / "law")
+    torch.testing.assert_close(over(ids).logits, law.model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_of_another_base_or_damaged_ones_are_refused(
+    tmp_path: Path, made: SimpleNamespace, speaking: Callable[..., Path]
+) -> None:
+    base, out = speaking("llama"), tmp_path / "law"
+    asked = Asked("law", keep=0.01, steps=0, context=32, base=str(base), rank=2)
+    specialize(base, [made.data], out, asked, beside=[made.data])
+    told = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
+    other = speaking("llama", num_hidden_layers=1)
+    (out / "adapter_config.json").write_text(
+        json.dumps({**told, "base_model_name_or_path": str(other)}), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match="adapter of another model"):
+        Served.load("law", out)
+    (out / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="names no base"):
+        Served.load("law", out)
+    (out / "adapter_config.json").write_text(
+        json.dumps(told | {"base_model_name_or_path": "../nowhere"}), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match="which is not there"):
+        Served.load("law", out)
+    (out / "adapter_config.json").write_text(json.dumps(told), encoding="utf-8")
+    (out / "adapter_model.safetensors").write_bytes(b"none")
+    with pytest.raises(InputError, match="cannot be read"):
+        Served.load("law", out)

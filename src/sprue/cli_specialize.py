@@ -16,7 +16,8 @@ on text of the capability that nothing else has seen; what it has forgotten is t
 EXAMPLES = """\
   sprue specialize path/to/model --capability legal --data legal.txt --out legal
   sprue specialize path/to/model --capability legal --data log.jsonl --size 30% --out legal
-  sprue specialize path/to/model --capability code --data src.jsonl --tune 60 --out code"""
+  sprue specialize path/to/model --capability code --data src.jsonl --tune 60 --out code
+  sprue specialize path/to/model --capability code --data src.jsonl --adapters base --out code"""
 
 NOT_ADMITTED = 1
 
@@ -94,6 +95,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="other text, to tell what was forgotten of it; repeatable (default: embedded texts)",
     )
+    light = parser.add_argument_group("the light kind: low-rank parts over one base")
+    light.add_argument(
+        "--adapters",
+        metavar="BASE",
+        type=Path,
+        help="cut nothing: make a low-rank part over the compressed model in BASE, which all "
+        "capabilities share; where there is none, it is made, of --size",
+    )
+    light.add_argument(
+        "--rank",
+        metavar="R",
+        type=cli_common.at_least(1, "a whole number"),
+        default=16,
+        help="of the parts (default: %(default)s)",
+    )
     cli_common.add_context(parser)
     add("--report", metavar="FILE", type=Path, help="write a page with plots here")
     add("--figures", metavar="FILE", type=Path, help="write all figures here as JSON")
@@ -120,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
         vocabulary=args.vocabulary,
         context=args.context,
         seed=args.seed,
+        base=None if args.adapters is None else str(args.adapters),
+        rank=args.rank,
     )
     cli_common.hush()
     with cli_common.steps(not args.quiet) as progress:

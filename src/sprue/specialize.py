@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from sprue import __version__, data, demo, models
 from sprue.compress import compress
 from sprue.data.text import Document
 from sprue.errors import InputError
+from sprue.fleet import adapters
 from sprue.fleet.corpus import Corpus, corpus
 from sprue.fleet.flops import flops_of
 from sprue.fleet.schooling import School, rate_for
@@ -75,6 +76,9 @@ class Asked:
         vocabulary: tokens that stay; None: as few as hardly cost anything; 0: all.
         context: tokens of a passage; None: what the model allows, at most 256.
         seed: of everything that is random.
+        base: folder of a base that adapters share: then the specialist is a low-rank part over it.
+            Where there is no such folder, the base is made, of `size`.
+        rank: of such parts.
     """
 
     capability: str
@@ -86,6 +90,8 @@ class Asked:
     vocabulary: int | None = None
     context: int | None = None
     seed: int = 0
+    base: str | None = None
+    rank: int = 16
 
     def __post_init__(self) -> None:
         if not self.capability.strip():
@@ -96,6 +102,8 @@ class Asked:
             raise InputError(f"expected a share of FLOPs above 0 and up to 1, got {self.flops:g}")
         if self.minutes is not None and self.steps is not None:
             raise InputError("training takes so many minutes or so many steps: state one of them")
+        if self.rank < 1:
+            raise InputError(f"expected a rank of 1 or more, got {self.rank}")
         if (self.minutes or 0) < 0 or (self.steps or 0) < 0 or (self.vocabulary or 0) < 0:
             raise InputError("minutes, steps and a vocabulary cannot be below 0")
 
@@ -148,7 +156,9 @@ def specialize(
     parts = _Parts.of(found, prove, asked.seed)
     key = _key(source, asked, parts)
     with Workshop(Path(out), key, resume) as workshop:
-        job = _Job(source, asked, parts, workshop, progress, list(beside) or demo.test_files())
+        kind = _Job if asked.base is None else _Light
+        others = list(beside) or demo.test_files()
+        job = kind(source, asked, parts, workshop, progress, others, Path(out))
         done = replace(job.run(), out=Path(out), model=str(model))
         told = json.dumps(done.as_dict(), indent=2) + "\n"
         (workshop.result / FILE).write_text(told, encoding="utf-8")
@@ -206,6 +216,7 @@ class _Job:
     workshop: Workshop
     progress: Callable[[str], object]
     beside: Sequence[str | Path]
+    out: Path
 
     @cached_property
     def full(self) -> Any:
@@ -245,7 +256,14 @@ class _Job:
             context=self.context,
             progress=False,
         )
-        return self._proven(time.monotonic() - begin)
+        made = self.workshop.result
+        own, taught = (load.model(folder, "cpu") for folder in (made, student))
+        return self._proven(own, load.tokenizer(made, made), taught, time.monotonic() - begin)
+
+    @property
+    def _stored(self) -> int:
+        """Bytes of the specialist's tensors."""
+        return load.nbytes(load.stored(self.workshop.result))
 
     def _as_file(self) -> Path:
         """What it learned from, as calibration reads it."""
@@ -270,7 +288,8 @@ class _Job:
         self._save(made.model, folder)
         self.workshop.note("losses", losses)
         self.workshop.note("looks", looks)
-        self.workshop.note("student", {"layers": list(made.layers), "kl_nats": made.kl_nats})
+        told = {"layers": list(made.layers), "kl_nats_before_teaching": made.kl_nats}
+        self.workshop.note("student", told)
 
     def _cut_vocabulary(self, folder: Path) -> vocabulary.Vocabulary | None:
         """What stays of it, with its tokenizer written; None: all of it."""
@@ -348,7 +367,11 @@ class _Job:
         return narrowed(small, ids, share, self.asked.seed, self.progress)
 
     def _taught(
-        self, student: Any, kept: Tensor | None, tokenizer: Any
+        self,
+        student: Any,
+        kept: Tensor | None,
+        tokenizer: Any,
+        learns: Collection[str] | None = None,
     ) -> tuple[list[dict[str, float]], list[float]]:
         schedule = self.asked.schedule
         if schedule is None:
@@ -374,6 +397,7 @@ class _Job:
                 replace(schedule, rate=rate),
                 writer,
                 imagined,
+                learns,
                 self.asked.seed,
                 shown,
             )
@@ -419,20 +443,25 @@ class _Job:
         dtype = self.source.dtype(f"{self.source.family.embedding}.weight")
         student.to(dtype).save_pretrained(folder)
 
-    def _proven(self, seconds: float) -> SpecialistReport:
+    def _proven(self, own: Any, tokenizer: Any, taught: Any, seconds: float) -> SpecialistReport:
+        """Beside the full model.
+
+        Args:
+            own: the specialist, as it came back from disk.
+            tokenizer: its own.
+            taught: what it was before it was quantized.
+            seconds: that making it took.
+        """
         self.progress("proving it")
-        folder = self.workshop.result
-        own = load.model(folder, "cpu")
         full = Talker(self.full, self.tokenizer, self.context)
-        mine = Talker(own, load.tokenizer(folder, folder), 2 * self.context)
+        mine = Talker(own, tokenizer, 2 * self.context)
         prompt, answer = self.context // 4, 3 * self.context // 8
         own_needs = needs_of(
             self.tokenizer, self.parts.prove, prompt, answer, _PROVEN, self.asked.seed
         )
         ours = compared(self.asked.capability, full, mine, own_needs)
-        student = self.workshop.folder / "student"
-        taught = Talker(load.model(student, "cpu"), mine.tokenizer, mine.context)
-        before = compared("before quantization", full, taught, own_needs)
+        earlier = Talker(taught, tokenizer, mine.context)
+        before = compared("before quantization", full, earlier, own_needs)
         forgotten = []
         for path in self.beside:
             self.progress(f"looking what it has forgotten of {Path(path).stem}")
@@ -452,7 +481,6 @@ class _Job:
     ) -> SpecialistReport:
         a, b = flops_of(self.full), flops_of(own)
         student = self.workshop.noted("student")
-        stored = load.nbytes(load.stored(self.workshop.result))
         return SpecialistReport(
             out=self.workshop.result,
             capability=self.asked.capability,
@@ -460,7 +488,7 @@ class _Job:
             keep=self.asked.keep,
             own=ours,
             forgotten=forgotten,
-            nbytes=(self.source.nbytes, stored),
+            nbytes=(self.source.nbytes, self._stored),
             flops=(a.body + a.head, b.body + b.head),
             shape=_shape(self.full.config, own.config),
             outside=float(self.workshop.noted("outside")),
@@ -468,9 +496,8 @@ class _Job:
             losses=tuple(self.workshop.noted("losses")),
             seconds=seconds,
             told={
-                "layers": student["layers"],
+                **student,
                 "before_quantization": before.as_dict(),
-                "kl_nats_before_teaching": student["kl_nats"],
                 "whole_vocabulary": self.workshop.noted("whole_vocabulary"),
                 "seed": self.asked.seed,
                 "full_sha256": self.source.fingerprint(),
@@ -502,6 +529,44 @@ class _Share:
 
 def _since(begin: float) -> float:
     return time.monotonic() - begin
+
+
+class _Light(_Job):
+    """A low-rank part over a shared base."""
+
+    def run(self) -> SpecialistReport:
+        begin = time.monotonic()
+        base = Path(str(self.asked.base))
+        if not base.exists():
+            self.progress("compressing the base that adapters share")
+            compress(
+                self.source.path,
+                base,
+                size=self.asked.size,
+                calibrate=[self._as_file(), *map(Path, self.beside)],
+                seed=self.asked.seed,
+                context=self.context,
+                progress=False,
+            )
+        shared = adapters.shared_base(base.resolve(), "cpu")
+        load.check_vocabularies(self.full.config, shared.config)
+        student = adapters.adapted(shared, self.asked.rank, self.asked.seed)
+        learns = set(adapters.parts(student))
+        looks, losses = self._taught(student, None, self.tokenizer, learns)
+        made = self.workshop.result
+        made.mkdir()
+        adapters.save(student, made, base.resolve(), self.out.resolve())
+        told = {"base": base.name, "base_bytes": load.nbytes(load.stored(base))}
+        self.workshop.note("student", {**told, "rank": self.asked.rank})
+        self.workshop.note("losses", losses)
+        self.workshop.note("looks", looks)
+        self.workshop.note("outside", 0.0)
+        own = adapters.load_over(made, shared)
+        return self._proven(own, self.tokenizer, student, time.monotonic() - begin)
+
+    @property
+    def _stored(self) -> int:
+        return (self.workshop.result / adapters.WEIGHTS).stat().st_size
 
 
 def _left(begin: float, done: float) -> str:

@@ -145,6 +145,7 @@ def test_it_shows_the_figures_of_the_json() -> None:
         assert value in page
     assert page.count("</circle>") > len(told["looks"])
     assert "1,000 steps, from" in page
+    assert "Cut from the full model: layers, heads, neurons, vocabulary." in page
 
 
 @pytest.mark.parametrize(("keep", "pill"), [(0.9, "Admitted"), (0.99, "NOT admitted")])
@@ -205,6 +206,7 @@ def test_nothing_learned_nothing_forgotten_nothing_told() -> None:
     assert titles(found) == ["What it keeps", "What is left of the original's costs"]
     assert "There was none" in page
     assert "taught by the full model" not in page
+    assert "No part was cut out." in page
 
 
 def test_few_looks_and_steps_can_be_drawn() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sprue.fleet.adapters import Adapted
 from sprue.models.families import find
 
 
@@ -56,7 +57,9 @@ def flops_of(model: Any) -> Flops:
 
 
 def _weights(module: Any) -> int:
-    """Of the matrix of a module that multiplies with one."""
+    """Of the matrix of a module that multiplies with one, or of its low-rank part."""
+    if isinstance(module, Adapted):
+        return int(module.A.numel() + module.B.numel())
     weight = getattr(module, "weight", None)
     if not callable(getattr(module, "forward", None)) or weight is None or weight.dim() != 2:
         return 0

@@ -14,6 +14,7 @@ from sprue.fleet.fleet import FULL
 from sprue.fleet.flops import Flops
 from sprue.fleet.replayed import Asked, Request, Turn
 from sprue.proof import intervals
+from sprue.proof.form import asked, percent
 from sprue.proof.intervals import CONFIDENCE, Estimate, Mean
 from sprue.proof.machine import Machine
 
@@ -183,8 +184,8 @@ class ReplayReport:
         how = "kept" if self.passed else "NOT kept"
         return (
             f"{100 * self.total.saved:.1f}% of the FLOPs{seconds} saved; at least "
-            f"{100 * least:.2f}% of the quality with {100 * CONFIDENCE:.0f}% confidence: "
-            f"{100 * self.keep:.4g}% {how}"
+            f"{percent(least)} of the quality with {100 * CONFIDENCE:.0f}% confidence: "
+            f"{asked(self.keep)} {how}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -267,7 +268,7 @@ class ReplayReport:
             f"{group.perplexity[0]:.3f}",
             f"{group.perplexity[1]:.3f}",
             "" if worse is None else f"{worse.ratio.value:.4f}",
-            "" if worse is None else f"{100 * worse.at_least:.2f}%",
+            "" if worse is None else percent(worse.at_least),
             f"{100 * group.saved:.1f}%",
             f"{100 * group.by_full:.1f}%",
         )

@@ -11,7 +11,7 @@ best by text that is held back is kept, so that reading too long costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,7 @@ class School:
         held: windows that are not learned from, int64 [windows, tokens].
         schedule: how long.
         writer: where the state is saved.
+        learns: names of the parameters that are trained; None: all.
         seed: of what is read when.
         progress: called with the share of the schedule that a step took.
         losses: of every step, nats.
@@ -88,6 +89,7 @@ class School:
     schedule: Schedule
     writer: Writer
     imagined: Tensor | None = None
+    learns: Collection[str] | None = None
     seed: int = 0
     progress: Callable[[float], object] = lambda share: None
     losses: list[float] = field(default_factory=list)
@@ -110,9 +112,11 @@ class School:
     def _work(self) -> _Remembering:
         context = self.held.shape[1]
         count = max(1, self.schedule.tokens // context)
-        parameters = dict(self.student.named_parameters())
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
+        parameters = {}
+        for name, parameter in self.student.named_parameters():
+            parameter.requires_grad_(self.learns is None or name in self.learns)
+            if parameter.requires_grad:
+                parameters[name] = parameter
         return _Remembering(
             teacher=self._taught,
             student=self._answered,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sprue.fleet.adapters import WEIGHTS, base_of, is_adapter, load_over, shared_base
 from sprue.fleet.flops import Flops, flops_of
 from sprue.fleet.scoring import Need, Tokens, encoded
 from sprue.proof import load
@@ -44,6 +45,8 @@ class Served:
         Raises:
             ArtifactError, InputError: what cannot be loaded.
         """
+        if is_adapter(folder):
+            return cls._over_a_base(name, folder, device)
         model = load.model(folder, device)
         flops = flops_of(model)
         unpack(model)
@@ -55,6 +58,16 @@ class Served:
     def tokens(self, need: Need) -> Tokens:
         """A need as this model reads it."""
         return encoded(self.tokenizer, need, self.context)
+
+    @classmethod
+    def _over_a_base(cls, name: str, folder: Path, device: str) -> Served:
+        """The base is in memory once, whatever is over it, and counts with none of them."""
+        base = base_of(folder)
+        model = load_over(folder, shared_base(base, device))
+        config = model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None) or _UNKNOWN_CONTEXT
+        nbytes = (folder / WEIGHTS).stat().st_size
+        return cls(name, model, load.tokenizer(base, base), flops_of(model), context, nbytes)
 
 
 @torch.no_grad()

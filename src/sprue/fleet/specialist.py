@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from sprue.errors import InputError
 from sprue.fleet.scoring import Need, encoded, read
 from sprue.proof import intervals
+from sprue.proof.form import asked as form_asked
+from sprue.proof.form import percent
 from sprue.proof.intervals import CONFIDENCE, Estimate
 
 FILE = "specialist.json"
@@ -148,11 +150,11 @@ class SpecialistReport:
         found = (
             f"perplexity on {self.capability} {self.own.full:.3f} for the full model, "
             f"{self.own.specialist:.3f} for the specialist: at least "
-            f"{100 * self.own.at_least:.2f}% kept with {100 * CONFIDENCE:.0f}% confidence"
+            f"{percent(self.own.at_least)} kept with {100 * CONFIDENCE:.0f}% confidence"
         )
         if self.admitted:
-            return f"admitted: {found}, {100 * self.keep:.4g}% asked for"
-        return f"NOT admitted: {found}, less than the {100 * self.keep:.4g}% asked for"
+            return f"admitted: {found}, {form_asked(self.keep)} asked for"
+        return f"NOT admitted: {found}, less than the {form_asked(self.keep)} asked for"
 
     def as_dict(self, full: bool = False) -> dict[str, Any]:
         """JSON-able; with `full` the losses of all steps too."""

@@ -94,8 +94,8 @@ def _lessons(report: SpecialistReport) -> list[dict[str, Any]]:
         found.append(figure("Quality kept", caption, drawing, legend))
     if report.losses:
         caption = (
-            "Of every step: half the divergence from the full model's distributions, half the "
-            "cross-entropy with the text. Strong line: the mean of those around."
+            "Of every step: the divergence from the full model's distributions, on true text half "
+            "of it and half the cross-entropy. Strong line: the mean of those around."
         )
         found.append(figure("Loss", caption, plots.losses(report.losses)))
     return found
@@ -178,14 +178,19 @@ def _method(report: SpecialistReport) -> list[str]:
     sure, least = f"{100 * CONFIDENCE:.0f}%", asked(report.keep)
     gone = [words.named(name) for name, (a, b) in report.shape.items() if b < a]
     learned = report.looks or report.losses
-    taught = "taught by the full model on text of the capability, " if learned else ""
+    cut = f"Cut from the full model: {', '.join(gone)}." if gone else "No part was cut out."
+    taught = (
+        "taught by the full model on text of the capability and on text that it wrote itself, "
+        if learned
+        else ""
+    )
     spelled = (
         f" {words.percent(report.outside)} of the tokens of the capability's text left with the "
         "vocabulary, and are spelled in smaller ones."
     )
     return [
-        f"Of the full model less is left in {', '.join(gone) or 'nothing'}. What stayed was fitted "
-        f"by least squares, {taught}and quantized.{spelled if report.outside else ''}",
+        f"{cut} What stayed was fitted by least squares, {taught}and quantized."
+        f"{spelled if report.outside else ''}",
         f"Both models read the same {report.own.needs:,} passages of the capability that nothing "
         "else has seen, each in tokens of its own, and say how likely they find the text that "
         "truly follows. Perplexities are over the tokens of the full model. Differences are taken "
