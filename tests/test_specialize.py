@@ -187,8 +187,19 @@ def test_the_light_kind_is_a_part_over_a_shared_base(
     assert weights[0].data_ptr() == weights[1].data_ptr()  # one base in memory
     ids = torch.tensor([[5, 6, 7, 8]])
     assert not torch.equal(law.model(ids).logits, lease.model(ids).logits)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft itself
+def test_peft_reads_such_a_part(
+    tmp_path: Path, made: SimpleNamespace, speaking: Callable[..., Path]
+) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")
+    base = speaking("llama")
+    asked = Asked("law", keep=0.01, steps=4, context=32, base=str(base), rank=4)
+    specialize(base, [made.data], tmp_path / "law", asked, beside=[made.data])
+    law, ids = Served.load("law", tmp_path / "law"), torch.tensor([[5, 6, 7, 8]])
     over = peft.PeftModel.from_pretrained(load.model(base, "cpu"), tmp_path / "law")
+    assert not torch.equal(law.model(ids).logits, load.model(base, "cpu")(ids).logits)
     torch.testing.assert_close(over(ids).logits, law.model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
