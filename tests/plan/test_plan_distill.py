@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sprue.errors import InputError
-from sprue.plan.distill import Distillation, Schedule, divergence
+from sprue.plan.distill import Distillation, Schedule, divergence, mixed_loss
 from sprue.plan.student import Windows
 
 
@@ -131,3 +131,51 @@ def test_an_epoch_sees_every_window_once() -> None:
     assert sorted(first[:, 0].tolist()) == sorted(second[:, 0].tolist()) == ids[:, 0].tolist()
     assert not torch.equal(first, second)
     assert all(len(part) == 1 for part in windows(0))
+
+
+@pytest.mark.parametrize("trusted", [0.0, 0.3, 1.0])
+def test_the_mixed_loss_and_its_gradient_against_the_formula(trusted: float) -> None:
+    g = torch.Generator().manual_seed(1)
+    teacher, true = torch.randn(7, 5, generator=g), torch.randint(5, (7,), generator=g)
+    student = torch.randn(7, 5, generator=g).requires_grad_()
+    q = student.log_softmax(-1)
+    expected = (1 - trusted) * divergence(teacher, student)
+    expected = expected - trusted * q.gather(-1, true[:, None]).mean()
+    (slope,) = torch.autograd.grad(3 * expected, student)
+    found = mixed_loss(student, teacher, true, trusted)
+    (mine,) = torch.autograd.grad(3 * found, student)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(mine, slope, atol=1e-6, rtol=1e-5)
+
+
+def test_what_the_teacher_rules_out_adds_nothing() -> None:
+    teacher = torch.tensor([[0.0, 0.0, -torch.inf]])
+    student = torch.zeros(1, 3, requires_grad=True)
+    found = mixed_loss(student, teacher, None, 0.0)
+    (slope,) = torch.autograd.grad(found, student)
+    assert float(found.detach()) == pytest.approx(float(torch.tensor(1.5).log()), rel=1e-5)
+    torch.testing.assert_close(slope, torch.tensor([[-1 / 6, -1 / 6, 1 / 3]]))
+
+
+def test_the_truth_teaches_where_the_teacher_is_wrong() -> None:
+    """With it, and a teacher that knows nothing, a student learns what is true."""
+    student = classifier(3)
+    named = dict(student.named_parameters())
+    knows = classifier(0)
+    taught = Distillation(
+        lambda x: torch.zeros(len(x), 4),
+        student,
+        named,
+        batches,
+        Schedule(steps=150, rate=0.02),
+        truth=lambda x: knows(x).argmax(-1),
+        trusted=0.9,
+    )
+    x = torch.randn(400, 6, generator=torch.Generator().manual_seed(99))
+
+    def right() -> float:
+        return float((student(x).argmax(-1) == knows(x).argmax(-1)).float().mean())
+
+    before = right()
+    finish(taught)
+    assert right() > max(0.7, before + 0.2)

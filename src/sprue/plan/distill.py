@@ -148,12 +148,11 @@ class Distillation(Generic[Batch]):
         return total
 
     def _loss(self, aim: Tensor, answer: Tensor, batch: Batch) -> Tensor:
-        apart = divergence(aim, answer)
         true = None if self.truth is None else self.truth(batch)
+        rows = answer.flatten(0, -2).float(), aim.flatten(0, -2).float()
         if true is None:
-            return apart
-        wrong = nn.functional.cross_entropy(answer.flatten(0, -2).float(), true.flatten())
-        return (1 - self.trusted) * apart + self.trusted * wrong
+            return mixed_loss(*rows, None, 0.0)
+        return mixed_loss(*rows, true.flatten(), self.trusted)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """All that going on takes: JSON-able, and tensors."""
@@ -185,3 +184,42 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) of logits [..., classes], mean over the rows, in nats."""
     p, q = (logits.flatten(0, -2).float().log_softmax(-1) for logits in (teacher, student))
     return nn.functional.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+def mixed_loss(student: Tensor, teacher: Tensor, true: Tensor | None, trusted: float) -> Tensor:
+    """(1 - trusted) KL(teacher || student) + trusted x cross-entropy, mean over rows, in nats.
+
+    Its gradient is formed as the loss is: with the vocabularies of language models the memory that
+    the usual chain of operators goes through takes more time than the products.
+
+    Args:
+        student, teacher: logits, float32 [rows, classes]; the gradient is the student's.
+        true: classes, int64 [rows]; None: not known, and `trusted` is 0.
+        trusted: 0 to 1.
+    """
+    found: Tensor = _Mixed.apply(student, teacher, true, trusted)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Mixed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, true: Tensor | None, trusted: float
+    ) -> Tensor:
+        q, p = student.log_softmax(-1), teacher.log_softmax(-1)
+        share = p.exp()
+        apart = torch.where(share > 0, p.sub_(q), 0.0)  # what the teacher rules out adds nothing
+        loss = (1 - trusted) * torch.dot(share.flatten(), apart.flatten()) / len(q)
+        rows = torch.arange(len(q), device=q.device)
+        if true is not None:
+            loss = loss - trusted * q[rows, true].mean()
+        gradient = q.exp_().sub_(share, alpha=1 - trusted)
+        if true is not None:
+            gradient[rows, true] -= trusted
+        ctx.save_for_backward(gradient.div_(len(q)))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * above[0], None, None, None
