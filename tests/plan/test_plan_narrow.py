@@ -71,6 +71,14 @@ def test_a_layer_that_does_nothing_is_the_first_to_go(model: Any, windows: Tenso
     assert found.layers == (0, 2)
 
 
+def test_where_no_unit_can_leave_layers_do(folder: Callable[..., Path], windows: Tensor) -> None:
+    fused = load.model(folder("phi3"), "cpu")  # one matrix holds gate and up
+    found = narrowed(fused, windows, 0.8)
+    assert len(found.layers) == 2
+    assert found.left == {}
+    assert found.flops <= 0.8
+
+
 def test_the_same_bytes_twice_and_no_global_chance(model: Any, windows: Tensor) -> None:
     state = torch.get_rng_state()
     a, b = (narrowed(model, windows, 0.7, seed=3).model.state_dict() for _ in range(2))

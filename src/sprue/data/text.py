@@ -246,7 +246,7 @@ def _stream(tokenizer: Any, texts: Sequence[str], limit: int | None) -> NDArray[
     parts: list[list[int]] = []
     total = 0
     for text in texts:
-        ids = _encode(tokenizer, text)
+        ids = encode(tokenizer, text)
         parts += [end, ids] if parts else [ids]
         total += len(ids)
         if limit is not None and total >= limit:
@@ -254,7 +254,8 @@ def _stream(tokenizer: Any, texts: Sequence[str], limit: int | None) -> NDArray[
     return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text of any length, without special tokens of the tokenizer's own."""
     ids: list[int] = []
     for piece in _pieces(text):
         ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids

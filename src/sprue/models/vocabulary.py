@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sprue.data.text import _encode
+from sprue.data.text import encode
 from sprue.errors import InputError
 from sprue.models.plain_config import shapes_of
 from sprue.models.wired import told
@@ -68,7 +68,7 @@ def counted(tokenizer: Any, texts: Iterable[str]) -> Tensor:
     """
     found = np.zeros(1 + max(tokenizer.get_vocab().values()), dtype=np.int64)
     for text in texts:
-        found += np.bincount(np.asarray(_encode(tokenizer, text), np.int64), minlength=len(found))
+        found += np.bincount(np.asarray(encode(tokenizer, text), np.int64), minlength=len(found))
     if not found.any():
         raise InputError("no text given: there are no tokens to count")
     return torch.from_numpy(found)

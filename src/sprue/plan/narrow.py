@@ -177,6 +177,8 @@ def _cut(
             if inner < pruner.least():
                 return None
             pruned = pruner.prune(inner)
+        except BudgetError:  # no unit can leave by itself: then only layers do
+            return None
         except ValueError as error:
             raise InputError(f"{type(model).__name__} cannot be cut: {error}") from error
         left = dict(pruned.left)
