@@ -88,7 +88,7 @@ class Texts:
         learn = dict(zip(names, demo.calibration_files(), strict=True))
         test = dict(zip(names, demo.test_files(), strict=True))
         del learn["stories"]
-        return cls(learn, test, test, 1000, 200, 16, 32)
+        return cls(learn, test, test, 1000, 200, 12, 24)
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,9 @@ def _logs(out: Path, texts: Texts, model: Path, seed: int) -> Mix:
     test, shadow = dict[str, list[Need]](), dict[str, list[Need]]()
     for name in shares:
         test[name] = needs_of(tokenizer, data.read([texts.test[name]]), *size)
-        if name in shared:  # one text for both: every third passage is of the earlier traffic
-            shadow[name] = test[name][::3]
-            test[name] = [need for i, need in enumerate(test[name]) if i % 3]
+        if name in shared:  # one text for both: every fifth passage is of the earlier traffic
+            shadow[name] = test[name][::5]
+            test[name] = [need for i, need in enumerate(test[name]) if i % 5]
         else:
             shadow[name] = needs_of(tokenizer, data.read([texts.shadow[name]]), *size)
     write(out / LOG, test, texts.requests, mix, size, seed)
