@@ -38,7 +38,14 @@ def made(
     data.write_text(text(40, 60, 0), encoding="utf-8")
     other.write_text(text(3, 60, 1)[::-1], encoding="utf-8")
     out, figures, page = folder / "law", folder / "law.json", folder / "law.html"
-    words = ["specialize", str(speaking("llama")), "--capability", "law", "--data", str(data)]
+    words = [
+        "specialize",
+        str(speaking("llama", num_hidden_layers=2)),
+        "--capability",
+        "law",
+        "--data",
+        str(data),
+    ]
     words += ["--out", str(out), "--flops", "50%", "--size", "60%", "--steps", "12", "--quiet"]
     words += ["--beside", str(other), "--figures", str(figures), "--report", str(page)]
     code = main([*words, "--context", "32", "--keep", "1%"])
@@ -105,7 +112,13 @@ def test_the_same_bytes_twice(
     asked = Asked("law", size="60%", flops=0.6, keep=0.01, steps=3, context=32)
     state, found = torch.get_rng_state(), []
     for name in ("a", "b"):
-        specialize(speaking("llama"), [made.data], tmp_path / name, asked, beside=[made.data])
+        specialize(
+            speaking("llama", num_hidden_layers=2),
+            [made.data],
+            tmp_path / name,
+            asked,
+            beside=[made.data],
+        )
         found.append(dict(load.model(tmp_path / name, "cpu").state_dict().items()))
     assert torch.equal(state, torch.get_rng_state())
     assert found[0].keys() == found[1].keys()
@@ -125,11 +138,13 @@ def test_requests_of_a_log_are_its_text(
     log.write_text("\n".join(map(json.dumps, rows)) + "\n{\n", encoding="utf-8")
     asked = Asked("law", size="60%", flops=0.9, keep=0.01, steps=0, context=32)
     out = tmp_path / "law"
-    found = specialize(speaking("llama"), [log], out, asked, beside=[made.data]).as_dict()
+    found = specialize(
+        speaking("llama", num_hidden_layers=2), [log], out, asked, beside=[made.data]
+    ).as_dict()
     assert sum(found["documents"].values()) in (20, 21)  # one may be cut for the proof
     assert found["skipped_lines"] == 1
     with pytest.raises(InputError, match="no text of 'cooking'"):
-        specialize(speaking("llama"), [log], tmp_path / "no", Asked("cooking"))
+        specialize(speaking("llama", num_hidden_layers=2), [log], tmp_path / "no", Asked("cooking"))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +165,7 @@ def test_what_cannot_be_asked_for(changes: dict[str, Any], message: str) -> None
 def test_what_cannot_be_done_leaves_nothing(
     tmp_path: Path, made: SimpleNamespace, speaking: Callable[..., Path]
 ) -> None:
-    model, out = speaking("llama"), tmp_path / "out"
+    model, out = speaking("llama", num_hidden_layers=2), tmp_path / "out"
     with pytest.raises(BudgetError, match="cannot be met"):
         specialize(model, [made.data], out, Asked("law", flops=0.001, context=32))
     with pytest.raises(InputError, match="no text given"):
@@ -176,7 +191,11 @@ def test_the_light_kind_is_a_part_over_a_shared_base(
             name, size="60%", keep=0.01, steps=8, context=32, seed=seed, base=str(base), rank=4
         )
         out = tmp_path / name
-        found.append(specialize(speaking("llama"), [made.data], out, asked, beside=[made.data]))
+        found.append(
+            specialize(
+                speaking("llama", num_hidden_layers=2), [made.data], out, asked, beside=[made.data]
+            )
+        )
     assert found[0].as_dict()["base_bytes"] == load.nbytes(load.stored(base))
     assert found[0].nbytes[1] < found[0].as_dict()["base_bytes"]
     assert max(look["kept"] for look in found[0].looks) > found[0].looks[0]["kept"]
@@ -194,7 +213,7 @@ def test_peft_reads_such_a_part(
     tmp_path: Path, made: SimpleNamespace, speaking: Callable[..., Path]
 ) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")
-    base = speaking("llama")
+    base = speaking("llama", num_hidden_layers=2)
     asked = Asked("law", keep=0.01, steps=4, context=32, base=str(base), rank=4)
     specialize(base, [made.data], tmp_path / "law", asked, beside=[made.data])
     law, ids = Served.load("law", tmp_path / "law"), torch.tensor([[5, 6, 7, 8]])
@@ -206,7 +225,7 @@ def test_peft_reads_such_a_part(
 def test_adapters_of_another_base_or_damaged_ones_are_refused(
     tmp_path: Path, made: SimpleNamespace, speaking: Callable[..., Path]
 ) -> None:
-    base, out = speaking("llama"), tmp_path / "law"
+    base, out = speaking("llama", num_hidden_layers=2), tmp_path / "law"
     asked = Asked("law", keep=0.01, steps=0, context=32, base=str(base), rank=2)
     specialize(base, [made.data], out, asked, beside=[made.data])
     told = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
