@@ -119,6 +119,9 @@ class FleetReport:
         ]
         lines += ["", "specialists:"]
         lines += [f"  {name}: {one['statement']}" for name, one in told["specialists"].items()]
+        left = [name for name in told["specialists"] if name not in told["in_the_fleet"]]
+        if left:
+            lines.append(f"left to the full model, not being as good: {', '.join(left)}")
         lines += ["", self.replayed.table(), "", "where the compute goes, of the full model's:"]
         lines += [f"  {_words(k):<34} {100 * v:+6.1f}%" for k, v in told["replay"]["parts"].items()]
         lines += [
@@ -184,10 +187,12 @@ def run(
         words = f"specialist {i + 1} of {len(top)}, {name}"
         made[name] = _specialist(out, texts, model, asked, partial(_told, progress, words))
     training = time.monotonic() - training
+    # what is worse than the full model is no specialist; where all are, the replay says how much
+    admitted = [name for name in top if made[name]["admitted"]] or top
     fleet = {
         "full": os.path.relpath(model, out),
         "router": ROUTER,
-        "specialists": {name: f"specialists/{name}" for name in top},
+        "specialists": {name: f"specialists/{name}" for name in admitted},
     }
     (out / FLEET).write_text(yaml.safe_dump(fleet, sort_keys=False), encoding="utf-8")
     done = replay(
@@ -203,6 +208,7 @@ def run(
         "texts": {"prompt": texts.prompt, "answer": texts.answer, "mix": asdict(mix)["shares"]},
         "ranked": rows,
         "specialists": made,
+        "in_the_fleet": admitted,
         "replay": done.as_dict(),
         "seconds": {"all": time.monotonic() - begin, "specialists": training},
     }

@@ -50,11 +50,11 @@ def asked(
     heads: list[tuple[float, bool | None, int]] = []
     held = Conversations(limit=1 + len(exchanges), seconds=float("inf"))
     for i, one in enumerate(exchanges):
-        found, routed = _planned(i, one, fleet, router)
+        found, routed, spans = _planned(i, one, fleet, router)
         moved = [replace(p, model=held.model(one.conversation, p.model)) for p in found]
         planned += moved
         right = None if one.capability is None and len(one.asked) == 1 else _right(moved, fleet)
-        heads.append((routed, right, len({p.need.prompt for p in moved})))
+        heads.append((routed, right, spans))
     needs = _read(planned, models, advance)
     found_of: dict[int, list[Asked]] = {}
     for p, need in zip(planned, needs, strict=True):
@@ -76,8 +76,8 @@ def _right(planned: Sequence[_Planned], fleet: Fleet) -> bool | None:
 
 def _planned(
     number: int, one: Exchange, fleet: Fleet, router: Router
-) -> tuple[list[_Planned], float]:
-    """Of each need who gets it, and with which prompt; what deciding took."""
+) -> tuple[list[_Planned], float, int]:
+    """Of each need who gets it, with which prompt; what deciding took; how many parts there are."""
     text = one.text
     named = one.capability if one.named else None
     if named is not None and named not in router.capabilities:
@@ -100,7 +100,7 @@ def _planned(
             _Planned(number, capability, parts[i].model, Need(inside, answer), Need(said, answer))
         )
         at = end + len(JOINT)
-    return found, 0.0 if named is not None else float(router.flops(text))
+    return found, 0.0 if named is not None else float(router.flops(text)), len(parts)
 
 
 def _shared(part: Step, end: int, a: int, b: int) -> int:

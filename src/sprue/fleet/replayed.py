@@ -200,7 +200,7 @@ class Request:
         needs: as the fleet got them.
         router: floating-point operations that deciding took.
         right: whether every need went where its capability says; None: no one knows.
-        spans: parts that the fleet took it apart into.
+        spans: parts that the fleet took it apart into; what goes to the full model stays whole.
     """
 
     name: str
