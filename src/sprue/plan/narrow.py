@@ -70,7 +70,12 @@ def narrowed(
         InputError: a class whose graph cannot be read.
     """
     some = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _LOOKED_AT)).long()]
-    whole = linear_flops(model)
+    whole, head = linear_flops(model), _head_flops(model)
+    if share * whole <= head:
+        raise BudgetError(
+            f"{share:.1%} of the FLOPs cannot be met: the head alone takes {head / whole:.1%}, and "
+            "it only gets smaller with the vocabulary"
+        )
     found, current = None, model
     layers = tuple(range(depth(model)))
     while True:
@@ -102,6 +107,12 @@ def linear_flops(model: Any) -> int:
         and not isinstance(m, torch.nn.Embedding)
     )
     return 2 * int(total)
+
+
+def _head_flops(model: Any) -> int:
+    """Of them those of the head, which no unit takes along."""
+    embedding = model.get_input_embeddings()
+    return 2 * int(embedding.num_embeddings * embedding.embedding_dim)
 
 
 def depth(model: Any) -> int:
