@@ -79,6 +79,14 @@ def test_the_same_seed_gives_the_same_traffic(
     assert json.loads(first.splitlines()[0])["id"] == "r00000"
 
 
+def test_how_long_it_takes_depends_on_what_is_there(tmp_path: Path) -> None:
+    assert "about 61 minutes" in demo_fleet.takes(tmp_path, 15)
+    (tmp_path / "specialists").mkdir()
+    for name in ("legal", "code", "security"):
+        (tmp_path / "specialists" / f"{name}.key.json").touch()
+    assert "about 4 minutes" in demo_fleet.takes(tmp_path, 15)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="not an earlier demo"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sprue import cli_common
@@ -77,10 +78,13 @@ def run(args: argparse.Namespace) -> int:
 def _fleet(args: argparse.Namespace) -> int:
     from sprue import demo_fleet
 
+    minutes = args.tune or demo_fleet.MINUTES
+    if not args.quiet:
+        print(demo_fleet.takes(args.out, minutes), file=sys.stderr)
     with cli_common.steps(not args.quiet) as progress:
         report = demo_fleet.run(
             args.out,
-            minutes=args.tune or demo_fleet.MINUTES,
+            minutes=minutes,
             seed=args.seed,
             progress=progress,
         )

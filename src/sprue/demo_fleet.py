@@ -41,6 +41,7 @@ LOG, SHADOW, ROUTER, FLEET, FIGURES = (
     "fleet.yaml",
     "demo-fleet.json",
 )
+_BESIDE = 4.0  # minutes beside the training of each specialist, and for all else
 _MARK = ".sprue-demo-fleet"
 _ASSETS = "SPRUE_ASSETS"
 _UNKNOWN = "wikitext2"
@@ -218,6 +219,16 @@ def run(
 
 def _told(progress: Callable[[str], object], which: str, words: str) -> None:
     progress(f"{which}: {words}")
+
+
+def takes(out: Path, minutes: float) -> str:
+    """How long it will take on two cores, in words."""
+    made = len(list((out / "specialists").glob("*.key.json")))
+    left = max(0, TOP - made) * (minutes + _BESIDE) + _BESIDE
+    return (
+        f"this takes about {left:.0f} minutes on two idle cores, most of them to train specialists: "
+        "they are kept for the next run"
+    )
 
 
 def _make_room(out: Path) -> None:
