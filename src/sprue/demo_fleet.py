@@ -226,8 +226,8 @@ def takes(out: Path, minutes: float) -> str:
     made = len(list((out / "specialists").glob("*.key.json")))
     left = max(0, TOP - made) * (minutes + _BESIDE) + _BESIDE
     return (
-        f"this takes about {left:.0f} minutes on two idle cores, most of them to train specialists: "
-        "they are kept for the next run"
+        f"this takes about {left:.0f} minutes on two idle cores, most of them to train "
+        "specialists, which are kept for the next run"
     )
 
 
