@@ -21,6 +21,7 @@ from sprue.models.factory import check_finite, is_factory
 from sprue.models.locate import folder as located
 from sprue.models.open_net import open_net
 from sprue.models.speaker import Speaker
+from sprue.outputs import check_writable
 from sprue.plan import inspect as inspecting
 from sprue.plan.look import Asked
 from sprue.plan.weigh import weigh
@@ -84,7 +85,7 @@ def audit(
         InputError: a model, data or share that cannot be used.
     """
     _check(error=error, share=share, r2=r2)
-    _check_report(report)
+    check_writable(report)
     progress("the network")
     net, examples, files = opened(subject, seed)
     check_finite(dict(net.module.named_parameters()), subject.model)
@@ -132,14 +133,6 @@ def _check(**shares: float) -> None:
     for name, value in shares.items():
         if not 0 < value < 1:
             raise InputError(f"--{name} must be a share above 0 and below 1, got {value:g}")
-
-
-def _check_report(report: str | Path | None) -> None:
-    if report is None:
-        return
-    path = Path(report)
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
 
 
 def opened(subject: Subject, seed: int) -> tuple[nets.Net, Examples | None, tuple[str, ...]]:

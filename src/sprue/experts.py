@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sprue import models
 from sprue.errors import InputError
 from sprue.models import Source, Writer
+from sprue.outputs import check_writable
 from sprue.plan import calibration, outcome, split, student
 from sprue.plan import drop as dropping
 from sprue.plan.checkpoint import interruptible, key_for
@@ -128,7 +129,7 @@ def experts(
     """
     plan = plan or Split()
     models.check_device(device)
-    _check_report(report)
+    check_writable(report)
     source = models.open(model)
     schedule = _schedule(tune, steps, int(source.config.hidden_size))
     split.check(source, plan)
@@ -338,14 +339,6 @@ def _schedule(tune: float | None, steps: int | None, width: int) -> Schedule | N
         return None
     seconds = None if tune is None else 60 * tune
     return Schedule(steps=steps, seconds=seconds, rate=min(_FASTEST, _RATE * 256 / width))
-
-
-def _check_report(report: str | Path | None) -> None:
-    if report is None:
-        return
-    path = Path(report)
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
 
 
 def _key(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sprue.errors import InputError
+from sprue.outputs import check_writable
 from sprue.usage import needs, reading, totals
 from sprue.usage.asked import SAMPLE, TOP, Asked
 from sprue.usage.reading import Log
@@ -132,11 +133,7 @@ def _check(threads: int, memory: str, report: str | Path | None) -> None:
         raise InputError(f"--threads must be 1 or more, got {threads}")
     if not re.fullmatch(r"[1-9]\d*(\.\d+)?\s*([kMGT]i?)?B", memory):
         raise InputError(f"--memory must be a size such as 1GB or 500MB, got {memory!r}")
-    if report is None:
-        return
-    path = Path(report)
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
+    check_writable(report)
 
 
 def _cores() -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from sprue.errors import InputError
 from sprue.fleet.asking import asked as ask
 from sprue.fleet.clocked import Times, clocked
-from sprue.fleet.fleet import FULL, Fleet
+from sprue.fleet.fleet import FULL, Fleet, router_of
 from sprue.fleet.replay_report import (
     TOTAL,
     UNNAMED,
@@ -25,11 +25,12 @@ from sprue.fleet.replay_report import (
     group_of,
     worse_by,
 )
-from sprue.fleet.replayed import Asked, Request, Turn, turn
+from sprue.fleet.replayed import Asked, Request, turn
 from sprue.fleet.reserve import Reserve
 from sprue.fleet.router import Router
 from sprue.fleet.served import Served
 from sprue.fleet.shadow import Risk, peak, thresholds
+from sprue.outputs import check_writable
 from sprue.proof import machine
 from sprue.usage.exchanges import Exchange, read
 
@@ -89,9 +90,7 @@ def replay(
         InputError: a log, fleet or model that cannot be used, or no answers to judge by.
     """
     terms = terms or Terms()
-    for path in (Path(p) for p in (report, figures) if p is not None):
-        if not path.absolute().parent.is_dir() or path.is_dir():
-            raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
+    check_writable(report, figures)
     traffic = _Traffic.of(logs, terms.most)
     shadow = _Traffic.of(terms.shadow, None) if terms.shadow else None
     job = _Job(Path(fleet), terms, progress)
@@ -142,11 +141,7 @@ class _Job:
 
     @cached_property
     def router(self) -> Router:
-        found = Router.load(self.fleet.router)
-        missing = sorted(set(self.fleet.specialists) - set(found.capabilities))
-        if missing:
-            raise InputError(f"{self.file}: the router knows nothing of {', '.join(missing)}")
-        return found
+        return router_of(self.fleet, self.file)
 
     @cached_property
     def models(self) -> dict[str, Served]:
@@ -358,6 +353,3 @@ def _told(reserve: Reserve) -> dict[str, Any]:
     if math.isinf(reserve.threshold):
         told["threshold"] = "never" if reserve.threshold > 0 else "always"
     return told
-
-
-__all__ = ["TIMED", "Terms", "Turn", "replay"]

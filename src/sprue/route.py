@@ -11,7 +11,7 @@ from sprue.data.labelled import read_rows
 from sprue.errors import InputError
 from sprue.fleet.answering import Written, joined
 from sprue.fleet.answering import answer as answered
-from sprue.fleet.fleet import FULL, Fleet, Step, steps
+from sprue.fleet.fleet import FULL, Fleet, Step, router_of, steps
 from sprue.fleet.router import Router
 from sprue.fleet.served import Served
 from sprue.models.nets import TEXTS
@@ -72,13 +72,7 @@ def route(text: str, fleet: str | Path, capability: str | None = None) -> Routin
             not known.
     """
     models = Fleet.load(fleet)
-    router = Router.load(models.router)
-    missing = sorted(set(models.specialists) - set(router.capabilities))
-    if missing:
-        raise InputError(
-            f"{fleet}: the router knows nothing of {', '.join(missing)}: expected specialists for "
-            f"{', '.join(router.capabilities)}, or a router that is trained on more"
-        )
+    router = router_of(models, fleet)
     return Routing(text, tuple(steps(text, models, router, capability)))
 
 
@@ -131,15 +125,13 @@ def answer(text: str, fleet: str | Path, tokens: int, capability: str | None = N
     Raises:
         InputError: as for `route`, or a model that cannot be loaded.
     """
-    routed = route(text, fleet, capability)
     models = Fleet.load(fleet)
-    names = {FULL, *(step.model for step in routed.steps)}
+    parts = steps(text, models, router_of(models, fleet), capability)
     loaded = {
         name: Served.load(name, models.full if name == FULL else models.specialists[name])
-        for name in sorted(names)
+        for name in sorted({FULL, *(part.model for part in parts)})
     }
-    router = Router.load(models.router)
-    return Answered(tuple(answered(text, models, router, loaded, tokens, capability)))
+    return Answered(tuple(answered(text, parts, models, loaded, tokens)))
 
 
 def train(

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sprue import __version__, data, demo, models
 from sprue.compress import compress
-from sprue.data.text import Document
+from sprue.data.text import Document, encode
 from sprue.errors import InputError
 from sprue.fleet import adapters
 from sprue.fleet.corpus import Corpus, corpus
@@ -40,6 +40,7 @@ from sprue.fleet.specialist import (
     costs,
 )
 from sprue.models import Source, Writer, vocabulary
+from sprue.outputs import check_writable
 from sprue.plan.budget import parse_size
 from sprue.plan.distill import Schedule
 from sprue.plan.narrow import Narrowed, narrowed
@@ -148,9 +149,7 @@ def specialize(
         BudgetError: a budget that cannot be met.
         ResourceError: the disk is full.
     """
-    for path in (Path(p) for p in (report, figures) if p is not None):
-        if not path.absolute().parent.is_dir() or path.is_dir():
-            raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
+    check_writable(report, figures)
     source = models.open(model)
     found = corpus(text, asked.capability)
     parts = _Parts.of(found, prove, asked.seed)
@@ -244,7 +243,8 @@ class _Job:
         if not self.workshop.noted("student"):
             shutil.rmtree(student, ignore_errors=True)
             self._student(student)
-        weights = sum(p.numel() for p in load.model(student, "cpu").parameters())
+        taught = load.model(student, "cpu")
+        weights = sum(p.numel() for p in taught.parameters())
         self.progress("quantizing")
         learned = self._as_file()
         compress(
@@ -257,7 +257,7 @@ class _Job:
             progress=False,
         )
         made = self.workshop.result
-        own, taught = (load.model(folder, "cpu") for folder in (made, student))
+        own = load.model(made, "cpu")
         return self._proven(own, load.tokenizer(made, made), taught, time.monotonic() - begin)
 
     @property
@@ -594,7 +594,7 @@ def _streams(tokenizer: Any, documents: Sequence[Document]) -> list[Tensor]:
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
     for document in documents:
-        ids += tokenizer(document.text, add_special_tokens=False, verbose=False).input_ids + end
+        ids += encode(tokenizer, document.text) + end
     return [torch.tensor(ids)]
 
 

@@ -19,6 +19,7 @@ from sprue import data as texts
 from sprue import models, runtime
 from sprue.errors import InputError, SprueWarning
 from sprue.models import locate
+from sprue.outputs import check_writable
 from sprue.proof import energy, load, machine, memory, quality, speed
 from sprue.proof.figures import verdict
 from sprue.proof.report import Costs, Met, Report
@@ -133,9 +134,7 @@ def _check_arguments(
         raise InputError(f"expected a batch of 1 window or more, got {batch}")
     if windows is not None and windows < 2:
         raise InputError(f"expected 2 windows or more of each file, got {windows}")
-    for path in (Path(output) for output in outputs if output is not None):
-        if not path.absolute().parent.is_dir() or path.is_dir():
-            raise InputError(f"cannot write {path}: expected a file name in a folder that exists")
+    check_writable(*outputs)
     models.check_device(device)
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from sprue.errors import InputError
 from sprue.fleet.checks import Check, good
 from sprue.fleet.draft import Cached
-from sprue.fleet.fleet import FULL, Fleet, steps
-from sprue.fleet.reserve import DOUBTS, Reserve
-from sprue.fleet.router import Router
+from sprue.fleet.fleet import FULL, Fleet, Step, prompts
+from sprue.fleet.reserve import Reserve
 from sprue.fleet.served import Served
 from sprue.usage.exchanges import JOINT
 
@@ -57,43 +56,36 @@ class Written:
 
 def answer(
     text: str,
+    parts: Sequence[Step],
     fleet: Fleet,
-    router: Router,
     models: Mapping[str, Served],
     tokens: int,
-    capability: str | None = None,
 ) -> list[Written]:
     """What a fleet answers, need by need, in order; the likeliest token each time.
 
     Args:
         text: the request.
-        fleet, router: who answers what.
-        models: by name, FULL among them.
+        parts: who answers what of it, from `fleet.steps`.
+        fleet: its reserves and checks.
+        models: by name, those of the parts and FULL.
         tokens: of each answer, at most.
-        capability: that the caller names.
 
     Raises:
-        InputError: an empty request, a capability that is not known, or fewer than one token.
+        InputError: fewer than one token.
     """
     if tokens < 1:
         raise InputError(f"expected at least one token to write, got {tokens}")
-    parts = steps(text, fleet, router, capability)
-    found = []
-    for i, part in enumerate(parts):
-        end = parts[i + 1].span.start if i + 1 < len(parts) else len(text)
-        asked = text[part.span.start : end].rstrip() if len(parts) > 1 else text
-        name = part.model
-        found.append(
-            written(
-                asked,
-                models[name],
-                models[FULL],
-                tokens,
-                fleet.reserves.get(name),
-                fleet.checks.get(name, ()),
-            )
+    return [
+        written(
+            asked,
+            models[part.model],
+            models[FULL],
+            tokens,
+            fleet.reserves.get(part.model),
+            fleet.checks.get(part.model, ()),
         )
-    return found
+        for part, asked in zip(parts, prompts(text, parts), strict=True)
+    ]
 
 
 def joined(answers: Sequence[Written]) -> str:
@@ -182,11 +174,9 @@ def _write(
     new: list[int] = []
     while len(new) < count:
         logits = reader.read([*ids, *new])[-1]
-        if reserve is not None:
-            seen.append(float(DOUBTS[reserve.doubt](logits)))
-            last = seen[-reserve.over :]
-            if sum(last) / len(last) > reserve.threshold:
-                return tokenizer.decode(new), len(new), sum(last) / len(last)
+        unsure = None if reserve is None else reserve.unsure(logits, seen)
+        if unsure is not None:
+            return tokenizer.decode(new), len(new), unsure
         token = int(logits.argmax())
         if token in stop:
             break

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sprue.errors import InputError
 from sprue.fleet.conversation import Conversations
-from sprue.fleet.fleet import FULL, Fleet, Step, steps
+from sprue.fleet.fleet import FULL, Fleet, Step, ends, prompts, steps
 from sprue.fleet.replayed import Asked, Reading, Request, places_of
 from sprue.fleet.router import Router
 from sprue.fleet.scoring import Need, read
@@ -86,16 +86,15 @@ def _planned(
             f"know: {named!r}"
         )
     parts = steps(text, fleet, router, named)
-    ends = [part.span.start for part in parts[1:]] + [len(text)]
+    stops, said_to = ends(text, parts), prompts(text, parts)
     capabilities = _capabilities(one)
     found, at = [], 0
     for said, answer, capability in zip(one.asked, one.answered, capabilities, strict=True):
         end = at + len(said)
-        i = max(range(len(parts)), key=lambda k: _shared(parts[k], ends[k], at, end))
-        begin = parts[i].span.start if len(parts) > 1 else 0
-        inside = text[begin : ends[i]].rstrip() if len(parts) > 1 else text
-        if _within(parts[i], ends[i], at, one, end):  # one span for several needs
-            inside = text[begin:end]
+        i = max(range(len(parts)), key=lambda k: _shared(parts[k], stops[k], at, end))
+        inside = said_to[i]
+        if _within(stops[i], one, end):  # one span for several needs
+            inside = text[parts[i].span.start : end]
         found.append(
             _Planned(number, capability, parts[i].model, Need(inside, answer), Need(said, answer))
         )
@@ -108,7 +107,7 @@ def _shared(part: Step, end: int, a: int, b: int) -> int:
     return min(end, b) - max(part.span.start, a)
 
 
-def _within(part: Step, end: int, at: int, one: Exchange, stop: int) -> bool:
+def _within(end: int, one: Exchange, stop: int) -> bool:
     """Whether a span holds most of another need behind this one."""
     rest = sum(len(said) for said in one.asked) + len(JOINT) * (len(one.asked) - 1) - stop
     return rest > 0 and end - stop > rest / 2

@@ -10,7 +10,7 @@ from sprue import data
 from sprue.data.text import Document
 from sprue.errors import InputError
 from sprue.usage import jsonl
-from sprue.usage.exchanges import JOINT, Exchange
+from sprue.usage.exchanges import JOINT
 from sprue.usage.exchanges import read as exchanges
 
 _LINES = (".jsonl", ".ndjson", ".gz")
@@ -115,8 +115,3 @@ def _segment(path: Path, capability: str) -> list[Document]:
         raise InputError(f"{path} is no segment that can be read: {reason}") from error
     texts = [row["text"] for row in rows if row["capability"] == capability and row["text"]]
     return [Document(text, str(path)) for text in texts]
-
-
-def texts_of(some: Sequence[Exchange]) -> list[str]:
-    """What was asked, each request whole."""
-    return [one.text for one in some]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,12 @@ class Fleet:
                 f"{file}: expected 'specialists' with a model for each capability, got {given!r}"
             )
         specialists = {str(name): _path(file, given, name) for name in given}
-        told = {str(name): one for name, one in given.items() if isinstance(one, dict)}
+        more = {str(name): one for name, one in given.items() if isinstance(one, dict)}
         reserves = {
-            n: _reserve(file, n, one["reserve"]) for n, one in told.items() if "reserve" in one
+            n: _reserve(file, n, one["reserve"]) for n, one in more.items() if "reserve" in one
         }
         checks = {
-            n: read_checks(one["checks"], file.parent) for n, one in told.items() if "checks" in one
+            n: read_checks(one["checks"], file.parent) for n, one in more.items() if "checks" in one
         }
         return cls(full, router, specialists, reserves, checks)
 
@@ -102,6 +102,39 @@ def steps(text: str, fleet: Fleet, router: Router, capability: str | None = None
     found = [Step(span, fleet.model_of(span.decision)) for span in router.split(text)]
     if all(step.model == FULL for step in found):  # it need not be taken apart for the full model
         return [Step(Span(0, len(text), router.route(text)), FULL)]
+    return found
+
+
+def ends(text: str, parts: Sequence[Step]) -> list[int]:
+    """Where what each part is asked ends: at the next one's start, joining words included."""
+    return [*(part.span.start for part in parts[1:]), len(text)]
+
+
+def prompts(text: str, parts: Sequence[Step]) -> list[str]:
+    """What each part is asked; a request that is one part is asked as it came."""
+    if len(parts) == 1:
+        return [text]
+    pairs = zip(parts, ends(text, parts), strict=True)
+    return [text[part.span.start : end].rstrip() for part, end in pairs]
+
+
+def router_of(fleet: Fleet, file: str | Path) -> Router:
+    """The router of a fleet.
+
+    Args:
+        fleet: the models.
+        file: that it was read from, for messages.
+
+    Raises:
+        InputError: it cannot be read, or has never heard of a specialist.
+    """
+    found = Router.load(fleet.router)
+    missing = sorted(set(fleet.specialists) - set(found.capabilities))
+    if missing:
+        raise InputError(
+            f"{file}: the router knows nothing of {', '.join(missing)}: expected specialists for "
+            f"{', '.join(found.capabilities)}, or a router that is trained on more"
+        )
     return found
 
 

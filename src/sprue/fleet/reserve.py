@@ -64,6 +64,18 @@ class Reserve:
         if math.isnan(self.threshold):
             raise InputError("expected a threshold, got NaN")
 
+    def unsure(self, logits: Tensor, seen: list[float]) -> float | None:
+        """The doubt before a step where it is above the threshold, else None.
+
+        Args:
+            logits: of the step, float [vocabulary].
+            seen: doubts of the steps since the specialist began to write; this one is added.
+        """
+        seen.append(float(DOUBTS[self.doubt](logits)))
+        last = seen[-self.over :]
+        mean = sum(last) / len(last)
+        return mean if mean > self.threshold else None
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -109,7 +121,7 @@ def answer(
     seen: list[float] = []  # doubts since the specialist has written
     while len(escalated) < count:
         logits = None if left else specialist.read(text)[-1]
-        if logits is not None and _doubted(logits, reserve, seen):
+        if logits is not None and reserve.unsure(logits, seen) is not None:
             logits, calls = None, calls + 1
             seen.clear()
             left = count if reserve.hold is None else reserve.hold
@@ -120,12 +132,6 @@ def answer(
         escalated.append(logits is None)
         left = max(0, left - 1)
     return Answer(tuple(text[len(ids) :]), tuple(escalated), calls)
-
-
-def _doubted(logits: Tensor, reserve: Reserve, seen: list[float]) -> bool:
-    seen.append(float(DOUBTS[reserve.doubt](logits)))
-    last = seen[-reserve.over :]
-    return sum(last) / len(last) > reserve.threshold
 
 
 def calibrated(

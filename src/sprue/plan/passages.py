@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,11 +42,16 @@ class Passages:
                 "it, or a shorter context"
             )
 
+    @cached_property
+    def _places(self) -> tuple[list[Tensor], Tensor]:
+        """The streams that are long enough, and in how many places of each a passage can begin."""
+        long = [stream for stream in self.streams if len(stream) >= self.tokens]
+        return long, torch.tensor([len(stream) - self.tokens + 1 for stream in long])
+
     def __call__(self, step: int) -> list[Tensor]:
         """Batches [passages, tokens] int64."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        long = [stream for stream in self.streams if len(stream) >= self.tokens]
-        places = torch.tensor([len(stream) - self.tokens + 1 for stream in long])
+        long, places = self._places
         ends = places.cumsum(0)
         drawn = torch.randint(0, int(ends[-1]), (self.count,), generator=generator)
         which = torch.searchsorted(ends, drawn, right=True)

@@ -6,13 +6,10 @@ teacher's distributions at every token kept, as on true text.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-
-_AT_ONCE = 128  # texts
 
 
 @torch.inference_mode()
@@ -22,33 +19,27 @@ def written(
     tokens: int,
     seed: int = 0,
     allowed: Tensor | None = None,
-    progress: Callable[[float], object] = lambda share: None,
 ) -> Tensor:
     """Continuations, drawn at temperature 1.
 
     Args:
         model: causal, of `transformers`, in eval mode.
-        prompts: int64 [texts, prompt], what each begins with.
+        prompts: int64 [texts, prompt], what each begins with; all are written at once.
         tokens: of a text, its prompt included.
         seed: of what is drawn; the global random state is not touched.
         allowed: tokens that may be drawn, int64; None: all.
-        progress: called with the share of the work that a step took.
 
     Returns:
         int64 [texts, tokens].
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
-    found = []
-    for some in torch.split(prompts, _AT_ONCE):
-        rows, new, cache = [some], some, None
-        for _ in range(tokens - some.shape[1]):
-            out = model(new.to(model.device), past_key_values=cache, use_cache=True)
-            cache, logits = out.past_key_values, out.logits[:, -1].float()
-            if allowed is not None:
-                logits = logits[:, allowed]
-            new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            new = new if allowed is None else allowed[new]
-            rows.append(new.cpu())
-            progress(len(some) / len(prompts) / (tokens - some.shape[1]))
-        found.append(torch.cat(rows, 1))
-    return torch.cat(found)
+    rows, new, cache = [prompts], prompts, None
+    for _ in range(tokens - prompts.shape[1]):
+        out = model(new.to(model.device), past_key_values=cache, use_cache=True)
+        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        if allowed is not None:
+            logits = logits[:, allowed]
+        new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        new = new if allowed is None else allowed[new]
+        rows.append(new.cpu())
+    return torch.cat(rows, 1)
