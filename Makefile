@@ -69,7 +69,7 @@ check: env
 # benchmarks/results, and goes on where it was cut short. `make bench-quality ARGS=--help`.
 BENCHES := bench-caldera bench-quality bench-budget bench-sparsity bench-slim bench-sweep bench-ratio \
   bench-experts bench-activations bench-activations_quality bench-speed bench-memory bench-resume \
-  bench-degating bench-router bench-draft bench-rank
+  bench-degating bench-router bench-draft bench-rank bench-fleet
 .PHONY: $(BENCHES) bench-report
 bench: $(BENCHES)
 

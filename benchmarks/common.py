@@ -96,19 +96,25 @@ def require_assets() -> None:
         sys.exit(f"{ASSETS} holds no models/base6m: name the folder of assets in SPRUE_ASSETS")
 
 
-def sprue(arguments: Sequence[str | Path], figures: Path, threads: int = 1) -> Json:
+def sprue(
+    arguments: Sequence[str | Path],
+    figures: Path,
+    threads: int = 1,
+    codes: Sequence[int] = (0,),
+) -> Json:
     """Run the command line in a process of its own; what it printed as JSON, and what it cost.
 
     Args:
         arguments: as typed after `sprue`, with --json among them.
         figures: a file for `measured.py` to write to.
         threads: of that process.
+        codes: that it may end with.
     """
     variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     command = [sys.executable, str(HERE / "measured.py"), str(figures), *map(str, arguments)]
     environment = {**os.environ, **dict.fromkeys(variables, str(threads))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode not in codes:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     cost: Json = json.loads(figures.read_text(encoding="utf-8"))
     return {"printed": json.loads(done.stdout), "cost": cost}

@@ -14,6 +14,7 @@ import tables_audit
 import tables_budget
 import tables_degating
 import tables_experts
+import tables_fleet
 import tables_rank
 import tables_resume
 import tables_router
@@ -42,6 +43,7 @@ def main() -> None:
         tables_audit.section(),
         tables_router.section(),
         tables_rank.section(),
+        tables_fleet.section(),
     )
     parts += [part for part in sections if part]
     text = "\n".join(part.rstrip() + "\n" for part in parts)

@@ -32,7 +32,7 @@ from sprue.rank import rank
 from sprue.replay import Terms, replay
 from sprue.specialize import Asked, specialize
 
-SIZE, KEEP, MINUTES = "48%", 0.99, 15.0
+SIZE, KEEP, MINUTES = "48%", 0.99, 24.0
 TOP = 3
 LOG, SHADOW, ROUTER, FLEET, FIGURES = (
     "log.jsonl",
@@ -47,6 +47,7 @@ _ASSETS = "SPRUE_ASSETS"
 _UNKNOWN = "wikitext2"
 _SHARES = {"legal": 0.40, "code": 0.31, "security": 0.19, "stories": 0.06, _UNKNOWN: 0.04}
 _SEVERAL, _NAMED = 0.12, 0.15
+_CONTEXT = 64  # tokens, at least
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Texts:
     shadowed: int
     prompt: int
     answer: int
+
+    @property
+    def context(self) -> int:
+        """Of the passages that specialists learn from: as long as what they will be asked."""
+        return max(_CONTEXT, self.prompt + self.answer)
 
     @classmethod
     def found(cls) -> Texts:
@@ -184,7 +190,7 @@ def run(
     training = time.monotonic()
     made = {}
     for i, name in enumerate(top):
-        asked = Asked(name, size=SIZE, keep=KEEP, minutes=minutes, seed=seed)
+        asked = Asked(name, size=SIZE, keep=KEEP, minutes=minutes, context=texts.context, seed=seed)
         words = f"specialist {i + 1} of {len(top)}, {name}"
         made[name] = _specialist(out, texts, model, asked, partial(_told, progress, words))
     training = time.monotonic() - training

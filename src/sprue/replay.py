@@ -237,7 +237,8 @@ class _Job:
         count = min(self.terms.timed, len(requests))
         picked = np.random.default_rng(self.terms.seed).permutation(len(requests))[:count]
         some = [
-            (exchanges[i].text, exchanges[i].named, requests[i]) for i in sorted(picked.tolist())
+            (exchanges[i].text, exchanges[i].named is not None, requests[i])
+            for i in sorted(picked.tolist())
         ]
         shown = [0]
 

@@ -43,6 +43,7 @@ from sprue.models import Source, Writer, vocabulary
 from sprue.outputs import check_writable
 from sprue.plan.budget import parse_size
 from sprue.plan.distill import Schedule
+from sprue.plan.likeliest import Likeliest
 from sprue.plan.narrow import Narrowed, narrowed
 from sprue.plan.workshop import Workshop
 from sprue.plan.written import written
@@ -267,7 +268,7 @@ class _Job:
 
     def _as_file(self) -> Path:
         """What it learned from, as calibration reads it."""
-        file = self.workshop.folder / f"{self.asked.capability}.jsonl"
+        file = self.workshop.folder / "text.jsonl"
         lines = (json.dumps({"text": document.text}) for document in self.parts.learn)
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return file
@@ -406,38 +407,41 @@ class _Job:
 
     def _imagined(
         self, schedule: Schedule, kept: Tensor | None, streams: Sequence[Tensor]
-    ) -> Tensor:
+    ) -> tuple[Tensor, Likeliest]:
         """Texts that the full model writes, as many as there are true ones, or as time allows.
 
-        They are kept: whoever goes on reads the same.
+        They are kept, with what it says of them: whoever goes on reads the same.
         """
         file = self.workshop.folder / "imagined.safetensors"
         if file.is_file():
-            kept_ids: Tensor = load_file(file)["ids"]
-            return kept_ids
-        stream = streams[0]
-        windows = len(stream) // self.context
-        prompt = max(1, self.context // 8)
-        if schedule.steps is not None:
-            windows = min(windows, schedule.steps)
-        places = torch.linspace(0, len(stream) - prompt, max(1, windows)).long()
-        prompts = torch.stack([stream[i : i + prompt] for i in places])
-        order = torch.randperm(
-            len(prompts), generator=torch.Generator().manual_seed(self.asked.seed)
-        )
-        prompts = prompts[order] if kept is None else kept[prompts[order]]
+            saved = load_file(file)
+            return saved["ids"], Likeliest(saved["classes"], saved["logs"])
+        prompts = self._beginnings(schedule, streams[0])
         shown = _Share(self.progress, "the full model writes examples")
         allowed = _WRITING * schedule.seconds if schedule.seconds is not None else math.inf
-        begin, found = time.monotonic(), list[Tensor]()
+        begin, texts, said = time.monotonic(), list[Tensor](), list[Likeliest]()
         for i, some in enumerate(torch.split(prompts, _TEXTS)):
             if _since(begin) > allowed:
                 break
-            ids = written(self.full, some, self.context, self.asked.seed + i, kept)
-            found.append(ids if kept is None else torch.searchsorted(kept, ids))
+            ids, one = written(self.full, some, self.context, self.asked.seed + i, kept)
+            texts.append(ids)
+            said.append(one)
             shown(len(some) / len(prompts))
-        ids = torch.cat(found)
-        save_file({"ids": ids}, file)
-        return ids
+        found, likeliest = torch.cat(texts), Likeliest.joined(said)
+        tensors = {"ids": found, "classes": likeliest.classes, "logs": likeliest.logs}
+        save_file(tensors, file)
+        return found, likeliest
+
+    def _beginnings(self, schedule: Schedule, stream: Tensor) -> Tensor:
+        """Of texts to write on, from all over a text, int64 [texts, tokens]."""
+        windows = len(stream) // self.context
+        tokens = max(1, self.context // 8)
+        if schedule.steps is not None:
+            windows = min(windows, schedule.steps)
+        places = torch.linspace(0, len(stream) - tokens, max(1, windows)).long()
+        prompts = torch.stack([stream[i : i + tokens] for i in places])
+        generator = torch.Generator().manual_seed(self.asked.seed)
+        return prompts[torch.randperm(len(prompts), generator=generator)]
 
     def _save(self, student: Any, folder: Path) -> None:
         dtype = self.source.dtype(f"{self.source.family.embedding}.weight")

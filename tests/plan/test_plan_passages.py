@@ -26,6 +26,11 @@ def test_every_place_is_as_likely() -> None:
     assert int(counts.max()) < 480
 
 
+def test_places_can_lie_apart() -> None:
+    rows = torch.cat(Passages(STREAMS, 10, 400, 400, apart=15)(0))
+    assert set(rows[:, 0].tolist()) == {0, 15, 30, 45, 60, 75, 90, 1000, 1015, 1030}
+
+
 def test_batches_hold_so_many_at_once() -> None:
     assert [len(batch) for batch in Passages(STREAMS, 10, 7, 3)(0)] == [3, 3, 1]
 

@@ -53,7 +53,7 @@ def test_parts_without_as_many_answers_are_one_need() -> None:
 def test_a_label_says_more_than_the_capability_that_was_routed_by() -> None:
     told = {"capability": "law", "label": "code", "named": True, "conversation": "c7"}
     found = parse(line("x y", metadata=told))
-    assert (found.capability, found.named, found.conversation) == ("code", True, "c7")
+    assert (found.capability, found.named, found.conversation) == ("code", "law", "c7")
 
 
 def test_pairs_of_request_and_response() -> None:

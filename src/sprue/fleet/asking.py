@@ -79,13 +79,12 @@ def _planned(
 ) -> tuple[list[_Planned], float, int]:
     """Of each need who gets it, with which prompt; what deciding took; how many parts there are."""
     text = one.text
-    named = one.capability if one.named else None
-    if named is not None and named not in router.capabilities:
+    if one.named is not None and one.named not in router.capabilities:
         raise InputError(
             f"request {one.request or number + 1} names a capability that the router does not "
-            f"know: {named!r}"
+            f"know: {one.named!r}"
         )
-    parts = steps(text, fleet, router, named)
+    parts = steps(text, fleet, router, one.named)
     stops, said_to = ends(text, parts), prompts(text, parts)
     capabilities = _capabilities(one)
     found, at = [], 0
@@ -99,7 +98,7 @@ def _planned(
             _Planned(number, capability, parts[i].model, Need(inside, answer), Need(said, answer))
         )
         at = end + len(JOINT)
-    return found, 0.0 if named is not None else float(router.flops(text)), len(parts)
+    return found, 0.0 if one.named is not None else float(router.flops(text)), len(parts)
 
 
 def _shared(part: Step, end: int, a: int, b: int) -> int:

@@ -5,7 +5,9 @@ the text itself. What the full model says of every token is what lets a small te
 embedded model five minutes of both leave 1% of excess perplexity, of the distance alone 6%, of the
 text alone 15% (benchmarks/LOG.md). A text that is small is soon known by heart: half of each step
 is text that the full model has written itself, of which only its distributions are learned. The
-best by text that is held back is kept, so that reading too long costs nothing.
+full model reads every passage once and is remembered by its likeliest tokens; its forward pass
+would be a third of each step. The best by text that is held back is kept, so that reading too long
+costs nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from torch import Tensor
 from sprue.models import Writer
 from sprue.plan.distill import Distillation, Schedule
 from sprue.plan.lesson import Lesson, Look
+from sprue.plan.likeliest import Likeliest, Remembered
 from sprue.plan.passages import Passages
 
-RATE = 2e-3  # at a width of 256
+RATE = 1.5e-3  # at a width of 256
 _FASTEST = 2e-3
 _AT_ONCE = 1 << 24  # logits of a batch
+_PLACES = 2  # in a passage's length, that another one begins at
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class School:
             None: all.
         learned: streams of tokens of the student, int64 each.
         imagined: texts that the full model has written, int64 [texts, tokens], of the student's
-            tokens; none: there are none. Half of each step is of them.
+            tokens, and what it says of them; None: there are none. Half of each step is of them.
         held: windows that are not learned from, int64 [windows, tokens].
         schedule: how long.
         writer: where the state is saved.
@@ -88,7 +92,7 @@ class School:
     held: Tensor
     schedule: Schedule
     writer: Writer
-    imagined: Tensor | None = None
+    imagined: tuple[Tensor, Likeliest] | None = None
     learns: Collection[str] | None = None
     seed: int = 0
     progress: Callable[[float], object] = lambda share: None
@@ -117,8 +121,11 @@ class School:
             parameter.requires_grad_(self.learns is None or name in self.learns)
             if parameter.requires_grad:
                 parameters[name] = parameter
+        teacher = Remembered(self._said)
+        if self.imagined is not None:
+            teacher.learn(*self.imagined)
         return _Remembering(
-            teacher=self._taught,
+            teacher=lambda lines: teacher(lines.ids),
             student=self._answered,
             parameters=parameters,
             batches=self._lines(context, count),
@@ -128,12 +135,13 @@ class School:
 
     def _lines(self, context: int, count: int) -> Callable[[int], list[Lines]]:
         """Step -> true passages, and as many that were imagined."""
-        if self.imagined is None or not len(self.imagined):
-            true = Passages(tuple(self.learned), context, count, self._at_once, self.seed)
+        streams, places = tuple(self.learned), max(1, context // _PLACES)
+        if self.imagined is None:
+            true = Passages(streams, context, count, self._at_once, self.seed, places)
             return lambda step: [Lines(ids, True) for ids in true(step)]
-        half = max(1, count // 2)
-        true = Passages(tuple(self.learned), context, half, self._at_once, self.seed)
-        other = Passages(tuple(self.imagined), context, half, self._at_once, self.seed + 1)
+        half, texts = max(1, count // 2), tuple(self.imagined[0])
+        true = Passages(streams, context, half, self._at_once, self.seed, places)
+        other = Passages(texts, context, half, self._at_once, self.seed + 1)
         return lambda step: [
             *(Lines(ids, True) for ids in true(step)),
             *(Lines(ids, False) for ids in other(step)),
@@ -149,9 +157,8 @@ class School:
         return found
 
     @torch.no_grad()
-    def _taught(self, lines: Lines) -> Tensor:
+    def _said(self, batch: Tensor) -> Tensor:
         """What the full model says of the next token, as far as the student knows it."""
-        batch = lines.ids
         if self.rows is None:
             found: Tensor = self.full(batch[:, :-1], use_cache=False).logits
             return found
@@ -164,8 +171,8 @@ class School:
         mine = theirs = apart = 0.0
         for batch in torch.split(self.held, self._at_once):
             true, share = batch[:, 1:, None], len(batch) / len(self.held)
-            lines = Lines(batch, True)
-            p, q = (f(lines).float().log_softmax(-1) for f in (self._taught, self._answered))
+            aim, answer = self._said(batch), self._answered(Lines(batch, True))
+            p, q = (logits.float().log_softmax(-1) for logits in (aim, answer))
             theirs -= share * float(p.gather(-1, true).mean())
             mine -= share * float(q.gather(-1, true).mean())
             apart += share * float((p.exp() * (p - q)).sum(-1).mean())

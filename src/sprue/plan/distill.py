@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sprue.errors import InputError
+from sprue.plan.likeliest import Likeliest, sparse_loss
 
 Batch = TypeVar("Batch")
 
@@ -71,8 +72,8 @@ class Distillation(Generic[Batch]):
     """A student in the making.
 
     Attributes:
-        teacher, student: batch -> logits [..., classes] of the same shape; the student's are
-            differentiable in `parameters`.
+        teacher, student: batch -> logits [..., classes] of the same shape, of the teacher its
+            likeliest classes will do; the student's are differentiable in `parameters`.
         parameters: what is trained, by name.
         batches: step -> batches whose gradients are added before the step; the same for the same
             step, so that a resumed run sees what an uninterrupted one does.
@@ -86,7 +87,7 @@ class Distillation(Generic[Batch]):
         losses: mean loss of every step, nats: the KL, where the truth is not known.
     """
 
-    teacher: Callable[[Batch], Tensor]
+    teacher: Callable[[Batch], Tensor | Likeliest]
     student: Callable[[Batch], Tensor]
     parameters: Mapping[str, nn.Parameter]
     batches: Callable[[int], Sequence[Batch]]
@@ -147,12 +148,13 @@ class Distillation(Generic[Batch]):
             )
         return total
 
-    def _loss(self, aim: Tensor, answer: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, aim: Tensor | Likeliest, answer: Tensor, batch: Batch) -> Tensor:
         true = None if self.truth is None else self.truth(batch)
-        rows = answer.flatten(0, -2).float(), aim.flatten(0, -2).float()
-        if true is None:
-            return mixed_loss(*rows, None, 0.0)
-        return mixed_loss(*rows, true.flatten(), self.trusted)
+        rows = answer.flatten(0, -2).float()
+        known = (None, 0.0) if true is None else (true.flatten(), self.trusted)
+        if isinstance(aim, Likeliest):
+            return sparse_loss(rows, aim.flattened(), *known)
+        return mixed_loss(rows, aim.flatten(0, -2).float(), *known)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """All that going on takes: JSON-able, and tensors."""

@@ -1,4 +1,4 @@
-"""Passages of a text, cut wherever chance falls, for as many steps as one likes."""
+"""Passages of a text, cut where chance falls, for as many steps as one likes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Passages:
     """step -> batches of passages; the same for the same step.
 
     Windows that lie where chance falls show every token at every place of a window, which matters
-    where a small text is read many times.
+    where a small text is read many times; where a passage should come again, its places are fewer.
 
     Attributes:
         streams: tokens of texts that do not belong together, int64 [tokens] each.
@@ -24,6 +24,7 @@ class Passages:
         count: passages of a step.
         at_once: of a batch, at most.
         seed: of the places.
+        apart: tokens between places; 1: everywhere.
 
     Raises:
         InputError: no stream is as long as a passage.
@@ -34,6 +35,7 @@ class Passages:
     count: int
     at_once: int
     seed: int = 0
+    apart: int = 1
 
     def __post_init__(self) -> None:
         if max((len(stream) for stream in self.streams), default=0) < self.tokens:
@@ -46,7 +48,7 @@ class Passages:
     def _places(self) -> tuple[list[Tensor], Tensor]:
         """The streams that are long enough, and in how many places of each a passage can begin."""
         long = [stream for stream in self.streams if len(stream) >= self.tokens]
-        return long, torch.tensor([len(stream) - self.tokens + 1 for stream in long])
+        return long, torch.tensor([(len(s) - self.tokens) // self.apart + 1 for s in long])
 
     def __call__(self, step: int) -> list[Tensor]:
         """Batches [passages, tokens] int64."""
@@ -55,6 +57,6 @@ class Passages:
         ends = places.cumsum(0)
         drawn = torch.randint(0, int(ends[-1]), (self.count,), generator=generator)
         which = torch.searchsorted(ends, drawn, right=True)
-        begins = drawn - (ends - places)[which]
+        begins = (drawn - (ends - places)[which]) * self.apart
         rows = [long[i][b : b + self.tokens] for i, b in zip(which, begins, strict=True)]
         return list(torch.split(torch.stack(rows), self.at_once))

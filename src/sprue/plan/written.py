@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprue.plan.likeliest import Likeliest
+
 
 @torch.inference_mode()
 def written(
@@ -19,27 +21,28 @@ def written(
     tokens: int,
     seed: int = 0,
     allowed: Tensor | None = None,
-) -> Tensor:
-    """Continuations, drawn at temperature 1.
+) -> tuple[Tensor, Likeliest]:
+    """Continuations, drawn at temperature 1, and what they were drawn from.
 
     Args:
         model: causal, of `transformers`, in eval mode.
         prompts: int64 [texts, prompt], what each begins with; all are written at once.
         tokens: of a text, its prompt included.
         seed: of what is drawn; the global random state is not touched.
-        allowed: tokens that may be drawn, int64; None: all.
+        allowed: tokens that may be drawn, int64, ascending; None: all.
 
     Returns:
-        int64 [texts, tokens].
+        Texts, int64 [texts, tokens], in places among those allowed; and what the model says of each
+        token but the first, [texts, tokens - 1].
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
-    rows, new, cache = [prompts], prompts, None
+    new = prompts.to(model.device)
+    rows, said, cache = [new], list[Likeliest](), None
     for _ in range(tokens - prompts.shape[1]):
-        out = model(new.to(model.device), past_key_values=cache, use_cache=True)
-        cache, logits = out.past_key_values, out.logits[:, -1].float()
-        if allowed is not None:
-            logits = logits[:, allowed]
-        new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-        new = new if allowed is None else allowed[new]
-        rows.append(new.cpu())
-    return torch.cat(rows, 1)
+        out = model(new if allowed is None else allowed[new], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        logits = out.logits.float() if allowed is None else out.logits[..., allowed].float()
+        said.append(Likeliest.of(logits))
+        new = torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator)
+        rows.append(new)
+    return torch.cat(rows, 1).cpu(), Likeliest.joined(said, 1)

@@ -29,7 +29,8 @@ class Exchange:
         asked: the parts of what was asked, one at least.
         answered: the part of the answer for each; empty where the log holds none.
         conversation: its name; "" where it belongs to none.
-        named: whether the capability is the caller's own word, so that nothing need be routed.
+        named: the capability that the caller itself named, so that nothing need be routed; None: it
+            named none.
     """
 
     request: str
@@ -38,7 +39,7 @@ class Exchange:
     asked: tuple[str, ...]
     answered: tuple[str, ...]
     conversation: str = ""
-    named: bool = False
+    named: str | None = None
 
     @property
     def text(self) -> str:
@@ -92,7 +93,7 @@ def parse(found: Mapping[str, Any]) -> Exchange:
         parts,
         answered,
         str(conversation),
-        bool(told.get("named")),
+        record.capability if told.get("named") else None,
     )
 
 

@@ -1,0 +1,112 @@
+"""A school: whom it asks, what it learns from, and that the best is kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sprue.fleet.schooling import School, rate_for
+from sprue.models import Writer
+from sprue.plan.distill import Schedule
+from sprue.plan.lesson import Look
+from sprue.plan.written import written
+from sprue.proof import load
+
+TOKENS = 16
+
+
+@pytest.fixture
+def full(speaking: Callable[..., Path]) -> Any:
+    return load.model(speaking("llama", num_hidden_layers=2), "cpu")
+
+
+def stream(full: Any, tokens: int, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(5, full.config.vocab_size, (tokens,), generator=g)
+
+
+def taught(full: Any, folder: Path, steps: int, **changes: Any) -> tuple[Any, list[Look], int]:
+    """A student that was disturbed, what was measured, and how many texts the full model read."""
+    student = copy.deepcopy(full)
+    with torch.no_grad():
+        student.model.layers[1].mlp.down_proj.weight.mul_(-3)
+    asked = [0]
+    hook = full.register_forward_hook(
+        lambda module, args, out: asked.__setitem__(0, asked[0] + len(args[0]))
+    )
+    held = stream(full, 4 * TOKENS, 1).view(4, TOKENS)
+    with Writer(folder) as writer:
+        school = School(
+            full,
+            student,
+            None,
+            [stream(full, 3 * TOKENS, 0)],
+            held,
+            Schedule(steps=steps, rate=3e-3, tokens=4 * TOKENS),
+            writer,
+            **changes,
+        )
+        looks = school.run(None)
+    hook.remove()
+    return student, looks, asked[0]
+
+
+def test_the_full_model_reads_every_passage_once(full: Any, tmp_path: Path) -> None:
+    _, looks, asked = taught(full, tmp_path / "w", 40)
+    places = 1 + (3 * TOKENS - TOKENS) // (TOKENS // 2)
+    assert asked == places + 4 * len(looks)
+
+
+def test_what_it_wrote_it_is_not_asked_about(full: Any, tmp_path: Path) -> None:
+    prompts = stream(full, 8 * 2, 3).view(8, 2)
+    imagined = written(full, prompts, TOKENS)
+    student, looks, asked = taught(full, tmp_path / "w", 40, imagined=imagined)
+    places = 1 + (3 * TOKENS - TOKENS) // (TOKENS // 2)
+    assert asked <= places + 4 * len(looks)
+    assert max(look.kept for look in looks) > looks[0].kept
+    assert not any(p.requires_grad for p in student.parameters())
+
+
+def test_the_best_is_kept(full: Any, tmp_path: Path) -> None:
+    student, looks, _ = taught(full, tmp_path / "w", 24)
+    ids = stream(full, 4 * TOKENS, 1).view(4, TOKENS)
+    with torch.no_grad():
+        costs = [
+            float(
+                -model(ids[:, :-1])
+                .logits.log_softmax(-1)
+                .gather(-1, ids[:, 1:, None])
+                .double()
+                .mean()
+            )
+            for model in (full, student)
+        ]
+    best = max(look.kept for look in looks)
+    assert float(torch.tensor(costs[0] - costs[1]).exp()) == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.parametrize("kept", [None, torch.arange(3, 20)])
+def test_what_is_written_is_drawn_from_what_is_said(full: Any, kept: Tensor | None) -> None:
+    prompts = torch.tensor([[4, 6], [7, 9]])
+    ids, said = written(full, prompts, 9, seed=1, allowed=kept)
+    again, _ = written(full, prompts, 9, seed=1, allowed=kept)
+    assert torch.equal(ids, again)
+    assert torch.equal(ids[:, :2], prompts)
+    assert said.classes.shape[:2] == (2, 8)
+    whole = ids if kept is None else kept[ids]
+    with torch.no_grad():
+        logits = full(whole[:, :-1]).logits
+    logits = logits if kept is None else logits[..., kept]
+    expected = logits.log_softmax(-1).gather(-1, said.classes.long())
+    assert torch.allclose(said.logs.float(), expected, atol=2e-2)
+
+
+def test_wide_models_learn_slowly() -> None:
+    assert rate_for(1024) < rate_for(256) == rate_for(256)
+    assert rate_for(1) == rate_for(2)
