@@ -9,17 +9,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprue import __version__, data, demo, models
@@ -29,6 +27,7 @@ from sprue.errors import InputError
 from sprue.fleet import adapters
 from sprue.fleet.corpus import Corpus, corpus
 from sprue.fleet.flops import flops_of
+from sprue.fleet.imagined import Imagined, imagined
 from sprue.fleet.schooling import School, rate_for
 from sprue.fleet.scoring import needs_of
 from sprue.fleet.specialist import (
@@ -37,16 +36,15 @@ from sprue.fleet.specialist import (
     SpecialistReport,
     Talker,
     compared,
-    costs,
 )
+from sprue.fleet.spelled import Spelling
+from sprue.fleet.told import Share
 from sprue.models import Source, Writer, vocabulary
 from sprue.outputs import check_writable
 from sprue.plan.budget import parse_size
 from sprue.plan.distill import Schedule
-from sprue.plan.likeliest import Likeliest
 from sprue.plan.narrow import Narrowed, narrowed
 from sprue.plan.workshop import Workshop
-from sprue.plan.written import written
 from sprue.proof import load
 
 MINUTES = 15.0
@@ -56,11 +54,6 @@ _HELD = 0.1, 0.15  # shares of the text: to see how far it is, and to prove it w
 _WATCHED = 64  # windows that show how far it is
 _PROVEN = 400  # passages that it is proven on
 _BESIDE = 60  # passages of each other text
-_OUTSIDE = 0.03, 0.01, 0.003, 0.001, 0.0  # tried: shares of the text spelled in smaller tokens
-_SPELLED = 0.1  # of what may be lost, that smaller tokens may cost
-_LEAST_GONE = 0.05  # share of the vocabulary that is worth a tokenizer of its own
-_WRITING = 0.15  # of the time of training, that the full model may write examples
-_TEXTS = 128  # that it writes at once
 _BYTES = 1.04  # for a weight, at most: 8 bits and their scales
 
 
@@ -295,62 +288,26 @@ class _Job:
     def _cut_vocabulary(self, folder: Path) -> vocabulary.Vocabulary | None:
         """What stays of it, with its tokenizer written; None: all of it."""
         folder.mkdir(parents=True)
-        found, why = self._vocabulary()
-        if found is None:
+        self.progress("counting tokens")
+        spelling = Spelling(
+            self.full,
+            self.tokenizer,
+            self.source.path,
+            self.workshop.folder / "tokenizer",
+            self.asked.keep,
+            self.context,
+            self.asked.seed,
+        )
+        made = spelling.chosen(self.parts.learn, self.parts.watch, self.asked.vocabulary)
+        if made.vocabulary is None:
             for file in self.source.companions():
                 if file.name != "generation_config.json":
                     shutil.copyfile(file, folder / file.name)
         else:
-            vocabulary.saved(found, self.source.path, folder)
-        self.workshop.note("whole_vocabulary", why)
-        return found
-
-    def _vocabulary(self) -> tuple[vocabulary.Vocabulary | None, str | None]:
-        """The smallest that hardly costs anything; or None, and why all of it stays."""
-        self.workshop.note("outside", 0.0)
-        if self.asked.vocabulary == 0:
-            return None, "it was asked for"
-        self.progress("counting tokens")
-        texts = [document.text for document in self.parts.learn]
-        counts = vocabulary.counted(self.tokenizer, texts)
-        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        always = vocabulary.named(self.tokenizer, self.full.config, self.full.generation_config)
-        for count in [self.asked.vocabulary] if self.asked.vocabulary else _counts(counts):
-            try:
-                found = vocabulary.smaller(told, counts, min(count, len(counts)), always)
-            except InputError as error:
-                if self.asked.vocabulary:
-                    raise
-                return None, str(error)
-            outside = vocabulary.outside(counts, found.kept)
-            if self.asked.vocabulary or self._cheap(found):
-                self.workshop.note("outside", outside)
-                return found, None
-        return None, "words of the capability would have to be spelled, which costs too much"
-
-    def _cheap(self, found: vocabulary.Vocabulary) -> bool:
-        """Whether the full model finds the text hardly less likely in fewer tokens."""
-        size = self.full.config.get_text_config().vocab_size
-        if len(found.kept) > (1 - _LEAST_GONE) * size:
-            return False
-        folder = self.workshop.folder / "tokenizer"
-        shutil.rmtree(folder, ignore_errors=True)
-        vocabulary.saved(found, self.source.path, folder)
-        talkers = (
-            Talker(self.full, self.tokenizer, self.context),
-            Talker(
-                vocabulary.cut(self.full, found), load.tokenizer(folder, folder), 2 * self.context
-            ),
-        )
-        prompt, answer = self.context // 4, self.context // 2
-        needs = needs_of(
-            self.tokenizer, self.parts.watch, prompt, answer, _WATCHED, self.asked.seed
-        )
-        try:
-            a, b = (costs(talker, needs).sum() for talker in talkers)
-        except InputError:  # spelled out, an answer is longer than what the model reads
-            return False
-        return bool(b - a <= -_SPELLED * math.log(self.asked.keep) * answer * len(needs))
+            vocabulary.saved(made.vocabulary, self.source.path, folder)
+        self.workshop.note("whole_vocabulary", made.why)
+        self.workshop.note("outside", made.outside)
+        return made.vocabulary
 
     def _share(self, small: Any) -> float:
         """Of the FLOPs that are left of a model with a smaller vocabulary."""
@@ -383,10 +340,12 @@ class _Job:
         )
         streams = _streams(tokenizer, self.parts.learn)
         begin = time.monotonic()
-        imagined = self._imagined(schedule, kept, streams)
+        imagined = self._imagined(schedule, kept, streams[0])
         if schedule.seconds is not None:
-            schedule = replace(schedule, seconds=max(1.0, schedule.seconds - _since(begin)))
-        shown = _Share(self.progress, "teaching")
+            schedule = replace(
+                schedule, seconds=max(1.0, schedule.seconds - (time.monotonic() - begin))
+            )
+        shown = Share(self.progress, "teaching")
         with Writer(self.workshop.folder / "lesson") as writer:
             state = writer.resume(json.dumps(self.workshop.noted("key"), sort_keys=True))
             school = School(
@@ -405,43 +364,16 @@ class _Job:
             looks = school.run(state)
         return [asdict(look) for look in looks], school.losses
 
-    def _imagined(
-        self, schedule: Schedule, kept: Tensor | None, streams: Sequence[Tensor]
-    ) -> tuple[Tensor, Likeliest]:
-        """Texts that the full model writes, as many as there are true ones, or as time allows.
-
-        They are kept, with what it says of them: whoever goes on reads the same.
-        """
+    def _imagined(self, schedule: Schedule, kept: Tensor | None, stream: Tensor) -> Imagined:
+        """Written once: whoever goes on reads the same."""
         file = self.workshop.folder / "imagined.safetensors"
-        if file.is_file():
-            saved = load_file(file)
-            return saved["ids"], Likeliest(saved["classes"], saved["logs"])
-        prompts = self._beginnings(schedule, streams[0])
-        shown = _Share(self.progress, "the full model writes examples")
-        allowed = _WRITING * schedule.seconds if schedule.seconds is not None else math.inf
-        begin, texts, said = time.monotonic(), list[Tensor](), list[Likeliest]()
-        for i, some in enumerate(torch.split(prompts, _TEXTS)):
-            if _since(begin) > allowed:
-                break
-            ids, one = written(self.full, some, self.context, self.asked.seed + i, kept)
-            texts.append(ids)
-            said.append(one)
-            shown(len(some) / len(prompts))
-        found, likeliest = torch.cat(texts), Likeliest.joined(said)
-        tensors = {"ids": found, "classes": likeliest.classes, "logs": likeliest.logs}
-        save_file(tensors, file)
-        return found, likeliest
-
-    def _beginnings(self, schedule: Schedule, stream: Tensor) -> Tensor:
-        """Of texts to write on, from all over a text, int64 [texts, tokens]."""
-        windows = len(stream) // self.context
-        tokens = max(1, self.context // 8)
-        if schedule.steps is not None:
-            windows = min(windows, schedule.steps)
-        places = torch.linspace(0, len(stream) - tokens, max(1, windows)).long()
-        prompts = torch.stack([stream[i : i + tokens] for i in places])
-        generator = torch.Generator().manual_seed(self.asked.seed)
-        return prompts[torch.randperm(len(prompts), generator=generator)]
+        if not file.is_file():
+            shown = Share(self.progress, "the full model writes examples")
+            seed = self.asked.seed
+            made = imagined(self.full, stream, self.context, schedule, kept, seed, shown)
+            made.save(file.with_suffix(".new"))
+            file.with_suffix(".new").replace(file)
+        return Imagined.load(file)
 
     def _save(self, student: Any, folder: Path) -> None:
         dtype = self.source.dtype(f"{self.source.family.embedding}.weight")
@@ -516,25 +448,6 @@ class _Job:
         )
 
 
-@dataclass
-class _Share:
-    """How much of something is done, told as it goes."""
-
-    progress: Callable[[str], object]
-    words: str
-    done: float = 0.0
-    begin: float = field(default_factory=time.monotonic)
-
-    def __call__(self, share: float) -> None:
-        self.done += share
-        left = _left(self.begin, self.done)
-        self.progress(f"{self.words}, {100 * self.done:.0f}% done{left}")
-
-
-def _since(begin: float) -> float:
-    return time.monotonic() - begin
-
-
 class _Light(_Job):
     """A low-rank part over a shared base."""
 
@@ -571,21 +484,6 @@ class _Light(_Job):
     @property
     def _stored(self) -> int:
         return (self.workshop.result / adapters.WEIGHTS).stat().st_size
-
-
-def _left(begin: float, done: float) -> str:
-    """Time left, once it can be told."""
-    if not 0 < done < 1:
-        return ""
-    seconds = (time.monotonic() - begin) * (1 - done) / done
-    return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
-
-
-def _counts(counts: Tensor) -> list[int]:
-    """So many of the most frequent tokens that ever less of the text needs any other, ascending."""
-    shares = counts.sort(descending=True).values.double().cumsum(0) / max(1, int(counts.sum()))
-    wanted = torch.tensor([1 - outside for outside in _OUTSIDE], dtype=torch.float64) - 1e-12
-    return [int(n) + 1 for n in torch.searchsorted(shares, wanted)]
 
 
 def _joined(documents: Sequence[Document]) -> list[Document]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sprue.fleet.imagined import Imagined
 from sprue.fleet.schooling import School, rate_for
 from sprue.models import Writer
 from sprue.plan.distill import Schedule
@@ -65,7 +66,7 @@ def test_the_full_model_reads_every_passage_once(full: Any, tmp_path: Path) -> N
 
 def test_what_it_wrote_it_is_not_asked_about(full: Any, tmp_path: Path) -> None:
     prompts = stream(full, 8 * 2, 3).view(8, 2)
-    imagined = written(full, prompts, TOKENS)
+    imagined = Imagined(*written(full, prompts, TOKENS))
     student, looks, asked = taught(full, tmp_path / "w", 40, imagined=imagined)
     places = 1 + (3 * TOKENS - TOKENS) // (TOKENS // 2)
     assert asked <= places + 4 * len(looks)

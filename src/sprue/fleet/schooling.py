@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprue.fleet.imagined import Imagined
 from sprue.models import Writer
 from sprue.plan.distill import Distillation, Schedule
 from sprue.plan.lesson import Lesson, Look
-from sprue.plan.likeliest import Likeliest, Remembered
+from sprue.plan.likeliest import Remembered
 from sprue.plan.passages import Passages
 
 RATE = 1.5e-3  # at a width of 256
@@ -74,8 +75,8 @@ class School:
         rows: of the full model's logits that the student has too, int64 [student's vocabulary];
             None: all.
         learned: streams of tokens of the student, int64 each.
-        imagined: texts that the full model has written, int64 [texts, tokens], of the student's
-            tokens, and what it says of them; None: there are none. Half of each step is of them.
+        imagined: texts that the full model has written; None: there are none. Half of each step is
+            of them.
         held: windows that are not learned from, int64 [windows, tokens].
         schedule: how long.
         writer: where the state is saved.
@@ -92,7 +93,7 @@ class School:
     held: Tensor
     schedule: Schedule
     writer: Writer
-    imagined: tuple[Tensor, Likeliest] | None = None
+    imagined: Imagined | None = None
     learns: Collection[str] | None = None
     seed: int = 0
     progress: Callable[[float], object] = lambda share: None
@@ -123,7 +124,7 @@ class School:
                 parameters[name] = parameter
         teacher = Remembered(self._said)
         if self.imagined is not None:
-            teacher.learn(*self.imagined)
+            teacher.learn(self.imagined.ids, self.imagined.said)
         return _Remembering(
             teacher=lambda lines: teacher(lines.ids),
             student=self._answered,
@@ -139,7 +140,7 @@ class School:
         if self.imagined is None:
             true = Passages(streams, context, count, self._at_once, self.seed, places)
             return lambda step: [Lines(ids, True) for ids in true(step)]
-        half, texts = max(1, count // 2), tuple(self.imagined[0])
+        half, texts = max(1, count // 2), tuple(self.imagined.ids)
         true = Passages(streams, context, half, self._at_once, self.seed, places)
         other = Passages(texts, context, half, self._at_once, self.seed + 1)
         return lambda step: [

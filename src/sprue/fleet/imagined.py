@@ -1,0 +1,90 @@
+"""Text of a capability that the full model writes itself, for its specialist to learn from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sprue.plan.distill import Schedule
+from sprue.plan.likeliest import Likeliest
+from sprue.plan.written import written
+
+_WRITING = 0.15  # of the time of training, that the full model may write
+_TEXTS = 128  # that it writes at once
+_PROMPT = 8  # of which a text's beginning is one part
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Texts, and what the full model says of them.
+
+    Attributes:
+        ids: int64 [texts, tokens], of the student's tokens.
+        said: of each token but the first, [texts, tokens - 1].
+    """
+
+    ids: Tensor
+    said: Likeliest
+
+    @classmethod
+    def load(cls, file: Path) -> Imagined:
+        """As `save` wrote it."""
+        found = load_file(file)
+        return cls(found["ids"], Likeliest(found["classes"], found["logs"]))
+
+    def save(self, file: Path) -> None:
+        """As safetensors."""
+        tensors = {"ids": self.ids, "classes": self.said.classes, "logs": self.said.logs}
+        save_file(tensors, file)
+
+
+def imagined(
+    full: Any,
+    stream: Tensor,
+    tokens: int,
+    schedule: Schedule,
+    kept: Tensor | None = None,
+    seed: int = 0,
+    progress: Callable[[float], object] = lambda share: None,
+) -> Imagined:
+    """As many texts as there are true ones, or as the time of the schedule allows.
+
+    Args:
+        full: causal, of `transformers`, in eval mode.
+        stream: tokens of the student that texts begin with parts of, int64 [tokens].
+        tokens: of a text.
+        schedule: of the training.
+        kept: ids of the full model that the student has too, int64, ascending; None: all.
+        seed: of what is written.
+        progress: called with the share that was written.
+    """
+    prompts = _beginnings(stream, tokens, schedule, seed)
+    allowed = _WRITING * schedule.seconds if schedule.seconds is not None else math.inf
+    begin, texts, said = time.monotonic(), list[Tensor](), list[Likeliest]()
+    for i, some in enumerate(torch.split(prompts, _TEXTS)):
+        if time.monotonic() - begin > allowed:
+            break
+        ids, one = written(full, some, tokens, seed + i, kept)
+        texts.append(ids)
+        said.append(one)
+        progress(len(some) / len(prompts))
+    return Imagined(torch.cat(texts), Likeliest.joined(said))
+
+
+def _beginnings(stream: Tensor, tokens: int, schedule: Schedule, seed: int) -> Tensor:
+    """From all over a text, in no order, int64 [texts, tokens]."""
+    texts = len(stream) // tokens
+    if schedule.steps is not None:
+        texts = min(texts, schedule.steps)
+    size = max(1, tokens // _PROMPT)
+    places = torch.linspace(0, len(stream) - size, max(1, texts)).long()
+    prompts = torch.stack([stream[i : i + size] for i in places])
+    return prompts[torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))]
