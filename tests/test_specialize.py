@@ -42,7 +42,7 @@ def made(
         "specialize",
         str(speaking("llama", num_hidden_layers=2)),
         "--capability",
-        "law",
+        "law/leases",  # any name, not only one of a file
         "--data",
         str(data),
     ]

@@ -131,6 +131,8 @@ class FleetReport:
             lines.append(f"left to the full model, not being as good: {', '.join(left)}")
         lines += ["", self.replayed.table(), "", "where the compute goes, of the full model's:"]
         lines += [f"  {_words(k):<34} {100 * v:+6.1f}%" for k, v in told["replay"]["parts"].items()]
+        lines += ["", "quantizing, which takes bytes and no FLOPs:"]
+        lines += [f"  {name}: {_quantized(one)}" for name, one in told["specialists"].items()]
         lines += [
             "",
             f"{told['seconds']['all'] / 60:.1f} minutes, the specialists took "
@@ -138,6 +140,16 @@ class FleetReport:
             f"pages: {self.out / 'rank.html'}, {self.out / 'replay.html'}",
         ]
         return "\n".join(lines)
+
+
+def _quantized(one: Mapping[str, Any]) -> str:
+    """What it did to a specialist."""
+    nbytes, ratios = one["bytes"], (one["before_quantization"]["ratio"], one["own"]["ratio"])
+    before, after = (ratio["value"] for ratio in ratios)
+    return (
+        f"{100 * nbytes['specialist'] / nbytes['full']:.1f}% of the full model's bytes, perplexity "
+        f"{before:.4f} times the full model's before it, {after:.4f} after it"
+    )
 
 
 def _words(name: str) -> str:
