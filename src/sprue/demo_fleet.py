@@ -47,7 +47,6 @@ _ASSETS = "SPRUE_ASSETS"
 _UNKNOWN = "wikitext2"
 _SHARES = {"legal": 0.40, "code": 0.31, "security": 0.19, "stories": 0.06, _UNKNOWN: 0.04}
 _SEVERAL, _NAMED = 0.12, 0.15
-_CONTEXT = 64  # tokens, at least
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,6 @@ class Texts:
     shadowed: int
     prompt: int
     answer: int
-
-    @property
-    def context(self) -> int:
-        """Of the passages that specialists learn from: as long as what they will be asked."""
-        return max(_CONTEXT, self.prompt + self.answer)
 
     @classmethod
     def found(cls) -> Texts:

@@ -94,8 +94,8 @@ def _lessons(report: SpecialistReport) -> list[dict[str, Any]]:
         found.append(figure("Quality kept", caption, drawing, legend))
     if report.losses:
         caption = (
-            "Of every step: the divergence from the full model's distributions, on true text half "
-            "of it and half the cross-entropy. Strong line: the mean of those around."
+            "Of every step: the divergence from the full model's distributions, on true text mixed "
+            "with the cross-entropy. Strong line: the mean of those around."
         )
         found.append(figure("Loss", caption, plots.losses(report.losses)))
     return found
