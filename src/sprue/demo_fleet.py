@@ -196,7 +196,7 @@ def run(
     training = time.monotonic()
     made = {}
     for i, name in enumerate(top):
-        asked = Asked(name, size=SIZE, keep=KEEP, minutes=minutes, context=texts.context, seed=seed)
+        asked = Asked(name, size=SIZE, keep=KEEP, minutes=minutes, seed=seed)
         words = f"specialist {i + 1} of {len(top)}, {name}"
         made[name] = _specialist(out, texts, model, asked, partial(_told, progress, words))
     training = time.monotonic() - training

@@ -40,9 +40,47 @@ def written(
     rows, said, cache = [new], list[Likeliest](), None
     for _ in range(tokens - prompts.shape[1]):
         out = model(new if allowed is None else allowed[new], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        cache = out.past_key_values if cache is None else cache
+        if len(said) == 0:
+            _make_room(cache, tokens)
         logits = out.logits.float() if allowed is None else out.logits[..., allowed].float()
         said.append(Likeliest.of(logits))
         new = torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator)
         rows.append(new)
     return torch.cat(rows, 1).cpu(), Likeliest.joined(said, 1)
+
+
+def _make_room(cache: Any, tokens: int) -> None:
+    """The memory of a text is taken at once.
+
+    A cache that is joined anew with every token is copied with every token, which takes most of the
+    time. Layers that are more than that (of windows, of states) stay as they are.
+    """
+    for layer in getattr(cache, "layers", ()):
+        if type(layer).__name__ == "DynamicLayer":
+            layer.update = _Room(layer, tokens)
+
+
+class _Room:
+    """Takes the place of a layer's `update`."""
+
+    def __init__(self, layer: Any, tokens: int) -> None:
+        self._layer = layer
+        self._whole = tuple(_longer(part, tokens) for part in (layer.keys, layer.values))
+
+    def __call__(
+        self, keys: Tensor, values: Tensor, *args: Any, **others: Any
+    ) -> tuple[Tensor, Tensor]:
+        begin = self._layer.keys.shape[-2]
+        end = begin + keys.shape[-2]
+        for whole, new in zip(self._whole, (keys, values), strict=True):
+            whole[..., begin:end, :] = new
+        self._layer.keys, self._layer.values = (whole[..., :end, :] for whole in self._whole)
+        return self._layer.keys, self._layer.values
+
+
+def _longer(part: Tensor, tokens: int) -> Tensor:
+    """With room for so many tokens, the first of them as they are."""
+    whole = part.new_empty((*part.shape[:-2], tokens, part.shape[-1]))
+    whole[..., : part.shape[-2], :] = part
+    return whole
