@@ -44,7 +44,7 @@ def test_a_precision_answers_nearly_the_same(
     source: precision.Source, engine: str, kind: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"m{precision.ending(engine)}"
-    precision.write(engine, kind, source, path, portable=False)
+    precision.write(engine, kind, source, path, portable=not precision.vnni())
     most = {"fp32": 1e-9, "w8": 0.05}.get(kind, 0.1)
     assert away(source, path, engine) < most
     if kind == "int8":
@@ -62,7 +62,8 @@ def test_portable_weights_cannot_saturate(
         path = tmp_path / f"{portable}{precision.ending(engine)}"
         precision.write(engine, "int8", source, path, portable=portable)
         found[portable] = precision.saturation(path)
-        assert away(source, path, engine) < 0.2
+        if portable or precision.vnni():  # elsewhere the sums of the others do saturate
+            assert away(source, path, engine) < 0.2
     assert not found[False].safe
     assert found[True].safe
     assert found[True].worst <= 2 * 255 * 64

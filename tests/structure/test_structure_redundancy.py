@@ -194,7 +194,7 @@ def test_ranks_lose_the_tail_of_the_singular_values(out: int, width: int) -> Non
     s = np.linalg.svd(W.double().numpy() @ root, compute_uv=False) ** 2
     found = spectrum(W, H, H, alike(W, H))
     tail = 1 - np.concatenate(([0], s.cumsum())) / s.sum()
-    np.testing.assert_allclose(found.errors, tail, atol=1e-9)
+    np.testing.assert_allclose(found.errors, tail, atol=1e-7)  # of float32 matrices
     for rank in (1, 3):
         V = found.project(W, rank)
         assert int(torch.linalg.matrix_rank(V)) == rank
