@@ -8,7 +8,6 @@ Needs the assets. The specialists of an earlier run in the same folder are taken
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def measure(folder: Path, minutes: float | None, threads: int) -> common.Json:
     with tempfile.TemporaryDirectory() as other:
         # 1: less is kept than was asked for, which is a figure too
         done = common.sprue(words, Path(other) / "cost.json", threads, (0, 1))
-    told = json.loads((folder / "demo-fleet.json").read_text(encoding="utf-8"))
+    told = done["printed"]
     specialists = {
         name: {
             **{key: one[key] for key in _TOLD},

@@ -128,7 +128,7 @@ class School:
             teacher.learn(self.imagined.ids, self.imagined.said)
         return _Remembering(
             teacher=lambda lines: teacher(lines.ids),
-            student=self._answered,
+            student=lambda lines: self._answered(lines.ids),
             parameters=parameters,
             batches=self._lines(context, count),
             schedule=self.schedule,
@@ -155,8 +155,8 @@ class School:
         """Windows of a batch."""
         return max(1, _AT_ONCE // (int(self.student.config.vocab_size) * self.held.shape[1]))
 
-    def _answered(self, lines: Lines) -> Tensor:
-        found: Tensor = self.student(lines.ids[:, :-1], use_cache=False).logits
+    def _answered(self, batch: Tensor) -> Tensor:
+        found: Tensor = self.student(batch[:, :-1], use_cache=False).logits
         return found
 
     @torch.no_grad()
@@ -174,8 +174,7 @@ class School:
         mine = theirs = apart = 0.0
         for batch in torch.split(self.held, self._at_once):
             true, share = batch[:, 1:, None], len(batch) / len(self.held)
-            aim, answer = self._said(batch), self._answered(Lines(batch, True))
-            p, q = (logits.float().log_softmax(-1) for logits in (aim, answer))
+            p, q = (say(batch).float().log_softmax(-1) for say in (self._said, self._answered))
             theirs -= share * float(p.gather(-1, true).mean())
             mine -= share * float(q.gather(-1, true).mean())
             apart += share * float((p.exp() * (p - q)).sum(-1).mean())

@@ -40,8 +40,8 @@ def written(
     rows, said, cache = [new], list[Likeliest](), None
     for _ in range(tokens - prompts.shape[1]):
         out = model(new if allowed is None else allowed[new], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values if cache is None else cache
-        if len(said) == 0:
+        if cache is None:
+            cache = out.past_key_values
             _make_room(cache, tokens)
         logits = out.logits.float() if allowed is None else out.logits[..., allowed].float()
         said.append(Likeliest.of(logits))
