@@ -32,7 +32,7 @@ from sprue.rank import rank
 from sprue.replay import Terms, replay
 from sprue.specialize import Asked, specialize
 
-SIZE, KEEP, MINUTES = "48%", 0.99, 24.0
+SIZE, KEEP, MINUTES = "50%", 0.99, 24.0
 TOP = 3
 LOG, SHADOW, ROUTER, FLEET, FIGURES = (
     "log.jsonl",
@@ -45,7 +45,7 @@ _BESIDE = 4.0  # minutes beside the training of each specialist, and for all els
 _MARK = ".sprue-demo-fleet"
 _ASSETS = "SPRUE_ASSETS"
 _UNKNOWN = "wikitext2"
-_SHARES = {"legal": 0.40, "code": 0.31, "security": 0.19, "stories": 0.06, _UNKNOWN: 0.04}
+_SHARES = {"legal": 0.41, "code": 0.33, "security": 0.19, "stories": 0.04, _UNKNOWN: 0.03}
 _SEVERAL, _NAMED = 0.12, 0.15
 
 
@@ -84,7 +84,7 @@ class Texts:
                 {name: folder / name / "train.txt" for name in names},
                 {**{name: folder / name / "valid.txt" for name in names}, _UNKNOWN: unknown},
                 {**{name: folder / name / "test.txt" for name in names}, _UNKNOWN: unknown},
-                *(1000, 400, 48, 80),
+                *(1200, 1000, 48, 80),
             )
         learn = dict(zip(names, demo.calibration_files(), strict=True))
         test = dict(zip(names, demo.test_files(), strict=True))

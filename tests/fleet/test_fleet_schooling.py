@@ -16,7 +16,8 @@ from sprue.fleet.schooling import School, rate_for
 from sprue.models import Writer
 from sprue.plan.distill import Schedule
 from sprue.plan.lesson import Look
-from sprue.plan.written import written
+from sprue.plan.teach import UNKNOWN
+from sprue.plan.written import drawn, written
 from sprue.proof import load
 
 TOKENS = 16
@@ -106,6 +107,30 @@ def test_what_is_written_is_drawn_from_what_is_said(full: Any, kept: Tensor | No
     logits = logits if kept is None else logits[..., kept]
     expected = logits.log_softmax(-1).gather(-1, said.classes.long())
     assert torch.allclose(said.logs.float(), expected, atol=2e-2)
+
+
+def test_tokens_are_drawn_as_likely_as_they_are() -> None:
+    p = torch.tensor([0.5, 0.0, 0.2, 0.3, 0.0]).expand(50_000, 5)
+    found = drawn(p, torch.Generator().manual_seed(0))
+    assert found.shape == (50_000, 1)
+    shares = torch.bincount(found[:, 0], minlength=5) / len(p)
+    assert torch.allclose(shares, p[0], atol=0.01)
+    assert float(shares[1]) == float(shares[4]) == 0  # what cannot be is not drawn
+
+
+def test_three_of_four_passages_are_imagined_and_say_so(full: Any, tmp_path: Path) -> None:
+    texts = Imagined(*written(full, stream(full, 16, 3).view(8, 2), TOKENS))
+    with Writer(tmp_path / "w") as writer:
+        true = stream(full, 3 * TOKENS, 0)
+        schedule = Schedule(steps=1, tokens=8 * TOKENS)
+        held = true[None, :TOKENS]
+        school = School(full, full, None, [true], held, schedule, writer, texts)
+        (lines,) = school._lines(TOKENS, 8)(0)
+    assert lines.true.tolist() == [True] * 2 + [False] * 6
+    assert torch.equal(lines.truth[:2], lines.ids[:2, 1:])
+    assert (lines.truth[2:] == UNKNOWN).all()
+    among = {tuple(row.tolist()) for row in texts.ids}
+    assert all(tuple(row.tolist()) in among for row in lines.ids[2:])
 
 
 def test_wide_models_learn_slowly() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from sprue.plan.distill import divergence, mixed_loss
 from sprue.plan.likeliest import Likeliest, Remembered, sparse_loss
+from sprue.plan.teach import UNKNOWN
 
 
 def logits(seed: int, rows: int = 7, classes: int = 12) -> Tensor:
@@ -124,3 +127,21 @@ def test_memory_that_is_full_is_left_alone() -> None:
     assert teacher.asked == 3  # the second one twice
     assert torch.equal(a.classes, b.classes)
     assert torch.equal(a.logs, b.logs)
+
+
+@pytest.mark.parametrize("loss", [sparse_loss, mixed_loss])
+def test_rows_whose_class_is_not_known_are_all_distance(loss: Any) -> None:
+    student, teacher = logits(1).requires_grad_(), logits(2)
+    true = torch.arange(7)
+    true[[1, 4]] = UNKNOWN
+    aim = Likeliest.of(teacher, 4) if loss is sparse_loss else teacher
+    found = loss(student, aim, true, 0.3)
+    parts = []
+    for row in range(7):
+        one = aim[row : row + 1]
+        known = None if int(true[row]) == UNKNOWN else true[row : row + 1]
+        parts.append(loss(student[row : row + 1], one, known, 0.3))
+    assert float(found.detach()) == pytest.approx(float(sum(parts).detach()) / 7, rel=1e-5)
+    a = torch.autograd.grad(found, student)[0]
+    b = torch.autograd.grad(sum(parts) / 7, student)[0]
+    assert torch.allclose(a, b, atol=1e-7)

@@ -17,7 +17,8 @@ from sprue.plan.distill import Schedule
 from sprue.plan.likeliest import Likeliest
 from sprue.plan.written import written
 
-_WRITING = 0.15  # of the time of training, that the full model may write
+_WRITING = 0.25  # of the time of training, that the full model may write
+_MORE = 8  # times the true text, at most
 _TEXTS = 128  # that it writes at once
 _PROMPT = 8  # of which a text's beginning is one part
 
@@ -55,7 +56,7 @@ def imagined(
     seed: int = 0,
     progress: Callable[[float], object] = lambda share: None,
 ) -> Imagined:
-    """As many texts as there are true ones, or as the time of the schedule allows.
+    """Several times as much as there is true text, or what the time of the schedule allows.
 
     Args:
         full: causal, of `transformers`, in eval mode.
@@ -81,7 +82,7 @@ def imagined(
 
 def _beginnings(stream: Tensor, tokens: int, schedule: Schedule, seed: int) -> Tensor:
     """From all over a text, in no order, int64 [texts, tokens]."""
-    texts = len(stream) // tokens
+    texts = _MORE * (len(stream) // tokens)
     if schedule.steps is not None:
         texts = min(texts, schedule.steps)
     size = max(1, tokens // _PROMPT)

@@ -1,13 +1,12 @@
 """A narrow model becomes a specialist: it learns from the full model on the text of a capability.
 
 A part of the loss is the cross-entropy with the text itself, the rest the distance from the full
-model's distributions. What the full model says of every token is what lets a small text suffice;
-half the loss of each, as one would begin, learns the text by heart: its answers then differ from
-the full model's by 0.14 nats a token from passage to passage, and by 0.10 with a seventh
-(benchmarks/LOG.md). For the same reason half of each step is text that the full model has written
-itself, of which only its distributions are learned. The full model reads every passage once and is
-remembered by its likeliest tokens; its forward pass would be a third of each step. The best by text
-that is held back is kept, so that reading too long costs nothing.
+model's distributions. What the full model says of every token is what lets a small text suffice:
+half the loss of each, as one would begin, learns the text by heart. For the same reason three of
+four passages are text that the full model has written itself, of which only its distributions are
+learned: what it knows beyond the text is in there (benchmarks/LOG.md). The full model reads every
+passage once and is remembered by its likeliest tokens; its forward pass would be a third of each
+step. The best by text that is held back is kept, so that reading too long costs nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +25,13 @@ from sprue.plan.distill import Distillation, Schedule
 from sprue.plan.lesson import Lesson, Look
 from sprue.plan.likeliest import Remembered
 from sprue.plan.passages import Passages
+from sprue.plan.teach import UNKNOWN
 
 RATE = 1.5e-3  # at a width of 256
 _FASTEST = 2e-3
 _AT_ONCE = 1 << 24  # logits of a batch
-_TRUSTED = 0.15  # share of the loss on true text that is the text itself
+_IMAGINED = 0.75  # of each step, if there is so much
+_TRUSTED = 0.3  # share of the loss on true text that is the text itself
 _PLACES = 2  # in a passage's length, that another one begins at
 
 
@@ -40,11 +41,16 @@ class Lines:
 
     Attributes:
         ids: int64 [passages, tokens].
-        true: whether they are of the text, and not written by the full model.
+        true: of each whether it is of the text, and not written by the full model, bool [passages].
     """
 
     ids: Tensor
-    true: bool
+    true: Tensor
+
+    @property
+    def truth(self) -> Tensor:
+        """The next token after each but the last where it is of the text, else UNKNOWN."""
+        return self.ids[:, 1:].where(self.true[:, None], UNKNOWN)
 
 
 @dataclass
@@ -76,8 +82,7 @@ class School:
         rows: of the full model's logits that the student has too, int64 [student's vocabulary];
             None: all.
         learned: streams of tokens of the student, int64 each.
-        imagined: texts that the full model has written; None: there are none. Half of each step is
-            of them.
+        imagined: texts that the full model has written; None: there are none.
         held: windows that are not learned from, int64 [windows, tokens].
         schedule: how long.
         writer: where the state is saved.
@@ -132,23 +137,27 @@ class School:
             parameters=parameters,
             batches=self._lines(context, count),
             schedule=self.schedule,
-            truth=lambda lines: lines.ids[:, 1:] if lines.true else None,
+            truth=lambda lines: lines.truth,
             trusted=_TRUSTED,
         )
 
     def _lines(self, context: int, count: int) -> Callable[[int], list[Lines]]:
-        """Step -> true passages, and as many that were imagined."""
+        """Step -> true passages, and those that were imagined."""
         streams, places = tuple(self.learned), max(1, context // _PLACES)
-        if self.imagined is None:
-            true = Passages(streams, context, count, self._at_once, self.seed, places)
-            return lambda step: [Lines(ids, True) for ids in true(step)]
-        half, texts = max(1, count // 2), tuple(self.imagined.ids)
-        true = Passages(streams, context, half, self._at_once, self.seed, places)
-        other = Passages(texts, context, half, self._at_once, self.seed + 1)
-        return lambda step: [
-            *(Lines(ids, True) for ids in true(step)),
-            *(Lines(ids, False) for ids in other(step)),
-        ]
+        written = 0 if self.imagined is None else min(count - 1, round(_IMAGINED * count))
+        true = Passages(streams, context, count - written, count, self.seed, places)
+        sources = [true]
+        if self.imagined is not None and written:
+            texts = tuple(self.imagined.ids)
+            sources.append(Passages(texts, context, written, count, self.seed + 1))
+        known = torch.arange(count) < count - written
+
+        def lines(step: int) -> list[Lines]:
+            ids = torch.cat([rows for source in sources for rows in source(step)])
+            parts = zip(*(torch.split(x, self._at_once) for x in (ids, known)), strict=True)
+            return [Lines(*part) for part in parts]
+
+        return lines
 
     @property
     def _at_once(self) -> int:

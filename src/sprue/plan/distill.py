@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sprue.errors import InputError
-from sprue.plan.likeliest import Likeliest, sparse_loss
+from sprue.plan.likeliest import Likeliest, scaled, sparse_loss, trust_of
 
 Batch = TypeVar("Batch")
 
@@ -79,8 +79,8 @@ class Distillation(Generic[Batch]):
             step, so that a resumed run sees what an uninterrupted one does.
         schedule: how long.
         pace: name of a parameter -> its learning rate as a share of the schedule's, where not 1.
-        truth: batch -> the true class of each row of logits, int64 [...], or None where that is
-            not known; None: it is of no batch.
+        truth: batch -> the true class of each row of logits, int64 [...], `teach.UNKNOWN` where
+            that is not known, or None where it is of no row; None: of no batch.
         trusted: share of the loss that is the cross-entropy with the truth, where it is known.
         step: how many steps were taken.
         seconds: spent on them.
@@ -151,10 +151,10 @@ class Distillation(Generic[Batch]):
     def _loss(self, aim: Tensor | Likeliest, answer: Tensor, batch: Batch) -> Tensor:
         true = None if self.truth is None else self.truth(batch)
         rows = answer.flatten(0, -2).float()
-        known = (None, 0.0) if true is None else (true.flatten(), self.trusted)
+        known = None if true is None else true.flatten()
         if isinstance(aim, Likeliest):
-            return sparse_loss(rows, aim.flattened(), *known)
-        return mixed_loss(rows, aim.flatten(0, -2).float(), *known)
+            return sparse_loss(rows, aim.flattened(), known, self.trusted)
+        return mixed_loss(rows, aim.flatten(0, -2).float(), known, self.trusted)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """All that going on takes: JSON-able, and tensors."""
@@ -196,7 +196,8 @@ def mixed_loss(student: Tensor, teacher: Tensor, true: Tensor | None, trusted: f
 
     Args:
         student, teacher: logits, float32 [rows, classes]; the gradient is the student's.
-        true: classes, int64 [rows]; None: not known, and `trusted` is 0.
+        true: classes, int64 [rows], `teach.UNKNOWN` where that is not known, where all of the loss
+            is the distance; None: of no row.
         trusted: 0 to 1.
     """
     found: Tensor = _Mixed.apply(student, teacher, true, trusted)  # type: ignore[no-untyped-call]
@@ -211,17 +212,15 @@ class _Mixed(torch.autograd.Function):
         q, p = student.log_softmax(-1), teacher.log_softmax(-1)
         share = p.exp()
         apart = torch.where(share > 0, p.sub_(q), 0.0)  # what the teacher rules out adds nothing
-        loss = (1 - trusted) * torch.dot(share.flatten(), apart.flatten()) / len(q)
-        rows = torch.arange(len(q), device=q.device)
-        if true is not None:
-            loss = loss - trusted * q[rows, true].mean()
-        gradient = q.exp_().sub_(share, alpha=1 - trusted)
-        if true is not None:
-            gradient[rows, true] -= trusted
-        ctx.save_for_backward(gradient.div_(len(q)))
-        return loss
+        count, (rows, known, trust) = len(q), trust_of(true, trusted, len(q), q.device)
+        share *= (1 - trust)[:, None]
+        loss = torch.dot(share.flatten(), apart.flatten()) - trusted * q[rows, known].sum()
+        gradient = q.exp_().sub_(share)
+        gradient[rows, known] -= trusted
+        ctx.save_for_backward(gradient.div_(count))
+        return loss / count
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * above[0], None, None, None
+        return scaled(gradient, above[0]), None, None, None

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprue.plan.teach import UNKNOWN
+
 KEPT = 64
 _LEAST = 1e-6  # probability of all other classes that a student is taken to have at least
 
@@ -69,7 +71,8 @@ def sparse_loss(student: Tensor, teacher: Likeliest, true: Tensor | None, truste
     Args:
         student: logits, float32 [rows, classes]; the gradient is the student's.
         teacher: of the same rows.
-        true: classes, int64 [rows]; None: not known, and `trusted` is 0.
+        true: classes, int64 [rows], `teach.UNKNOWN` where that is not known, where all of the loss
+            is the distance; None: of no row.
         trusted: 0 to 1.
     """
     found: Tensor = _Sparse.apply(student, teacher, true, trusted)  # type: ignore[no-untyped-call]
@@ -93,23 +96,38 @@ class _Sparse(torch.autograd.Function):
         left = (1 - q_logs.exp().sum(-1)).clamp(min=_LEAST)
         apart = (p * (p_logs - q_logs)).nan_to_num(0.0).sum(-1)  # ruled out: adds nothing
         apart += torch.where(rest > 0, rest * (rest.clamp(min=_LEAST) / left).log(), 0.0)
-        loss = (1 - trusted) * apart.mean()
-        rows = torch.arange(len(logs), device=logs.device)
-        if true is not None:
-            loss = loss - trusted * logs[rows, true].mean()
+        count, (rows, known, trust) = len(logs), trust_of(true, trusted, len(logs), logs.device)
+        loss = (torch.dot(1 - trust, apart) - trusted * logs[rows, known].sum()) / count
         gradient = logs.exp_()
-        kept = gradient.gather(-1, classes) - (1 - trusted) * p
-        gradient *= (1 - (1 - trusted) * rest / left)[:, None]
-        gradient.scatter_(-1, classes, kept)
-        if true is not None:
-            gradient[rows, true] -= trusted
-        ctx.save_for_backward(gradient.div_(len(logs)))
+        kept = gradient.gather(-1, classes) - (1 - trust)[:, None] * p
+        gradient *= ((1 - (1 - trust) * rest / left) / count)[:, None]
+        gradient.scatter_(-1, classes, kept / count)
+        gradient[rows, known] -= trusted / count
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * above[0], None, None, None
+        return scaled(gradient, above[0]), None, None, None
+
+
+def trust_of(
+    true: Tensor | None, trusted: float, count: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows whose class is known, that class, and of every row the share of the loss that it is."""
+    trust = torch.zeros(count, device=device)
+    if true is None:
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        return nothing, nothing, trust
+    rows = (true != UNKNOWN).nonzero()[:, 0]
+    trust[rows] = trusted
+    return rows, true[rows], trust
+
+
+def scaled(gradient: Tensor, above: Tensor) -> Tensor:
+    """A gradient that was formed with its loss, times that of the loss; mostly that is 1."""
+    return gradient if float(above) == 1 else gradient * above
 
 
 @dataclass
