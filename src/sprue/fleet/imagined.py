@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprue.plan.distill import Schedule
-from sprue.plan.likeliest import Likeliest
+from sprue.plan.sketch import Sketch
 from sprue.plan.written import written
 
 _WRITING = 0.25  # of the time of training, that the full model may write
@@ -33,17 +33,19 @@ class Imagined:
     """
 
     ids: Tensor
-    said: Likeliest
+    said: Sketch
 
     @classmethod
     def load(cls, file: Path) -> Imagined:
         """As `save` wrote it."""
         found = load_file(file)
-        return cls(found["ids"], Likeliest(found["classes"], found["logs"]))
+        return cls(found["ids"], Sketch(found["classes"], found["logs"], int(found["drawn"])))
 
     def save(self, file: Path) -> None:
         """As safetensors."""
-        tensors = {"ids": self.ids, "classes": self.said.classes, "logs": self.said.logs}
+        said = self.said
+        tensors = {"ids": self.ids, "classes": said.classes, "logs": said.logs}
+        tensors["drawn"] = torch.tensor(said.drawn)
         save_file(tensors, file)
 
 
@@ -69,7 +71,7 @@ def imagined(
     """
     prompts = _beginnings(stream, tokens, schedule, seed)
     allowed = _WRITING * schedule.seconds if schedule.seconds is not None else math.inf
-    begin, texts, said = time.monotonic(), list[Tensor](), list[Likeliest]()
+    begin, texts, said = time.monotonic(), list[Tensor](), list[Sketch]()
     for i, some in enumerate(torch.split(prompts, _TEXTS)):
         if time.monotonic() - begin > allowed:
             break
@@ -77,7 +79,7 @@ def imagined(
         texts.append(ids)
         said.append(one)
         progress(len(some) / len(prompts))
-    return Imagined(torch.cat(texts), Likeliest.joined(said))
+    return Imagined(torch.cat(texts), Sketch.joined(said))
 
 
 def _beginnings(stream: Tensor, tokens: int, schedule: Schedule, seed: int) -> Tensor:

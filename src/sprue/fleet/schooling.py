@@ -5,7 +5,7 @@ model's distributions. What the full model says of every token is what lets a sm
 half the loss of each, as one would begin, learns the text by heart. For the same reason three of
 four passages are text that the full model has written itself, of which only its distributions are
 learned: what it knows beyond the text is in there (benchmarks/LOG.md). The full model reads every
-passage once and is remembered by its likeliest tokens; its forward pass would be a third of each
+passage once and is remembered by a sketch; its forward pass would be a third of each
 step. The best by text that is held back is kept, so that reading too long costs nothing.
 """
 
@@ -23,8 +23,8 @@ from sprue.fleet.imagined import Imagined
 from sprue.models import Writer
 from sprue.plan.distill import Distillation, Schedule
 from sprue.plan.lesson import Lesson, Look
-from sprue.plan.likeliest import Remembered
 from sprue.plan.passages import Passages
+from sprue.plan.sketch import Remembered
 from sprue.plan.teach import UNKNOWN
 
 RATE = 1.5e-3  # at a width of 256

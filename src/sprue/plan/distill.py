@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sprue.errors import InputError
-from sprue.plan.likeliest import Likeliest, scaled, sparse_loss, trust_of
+from sprue.plan.sketch import Sketch, scaled, sketched_loss, trust_of
 
 Batch = TypeVar("Batch")
 
@@ -72,8 +72,8 @@ class Distillation(Generic[Batch]):
     """A student in the making.
 
     Attributes:
-        teacher, student: batch -> logits [..., classes] of the same shape, of the teacher its
-            likeliest classes will do; the student's are differentiable in `parameters`.
+        teacher, student: batch -> logits [..., classes] of the same shape, of the teacher a
+            sketch will do; the student's are differentiable in `parameters`.
         parameters: what is trained, by name.
         batches: step -> batches whose gradients are added before the step; the same for the same
             step, so that a resumed run sees what an uninterrupted one does.
@@ -87,7 +87,7 @@ class Distillation(Generic[Batch]):
         losses: mean loss of every step, nats: the KL, where the truth is not known.
     """
 
-    teacher: Callable[[Batch], Tensor | Likeliest]
+    teacher: Callable[[Batch], Tensor | Sketch]
     student: Callable[[Batch], Tensor]
     parameters: Mapping[str, nn.Parameter]
     batches: Callable[[int], Sequence[Batch]]
@@ -148,12 +148,12 @@ class Distillation(Generic[Batch]):
             )
         return total
 
-    def _loss(self, aim: Tensor | Likeliest, answer: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, aim: Tensor | Sketch, answer: Tensor, batch: Batch) -> Tensor:
         true = None if self.truth is None else self.truth(batch)
         rows = answer.flatten(0, -2).float()
         known = None if true is None else true.flatten()
-        if isinstance(aim, Likeliest):
-            return sparse_loss(rows, aim.flattened(), known, self.trusted)
+        if isinstance(aim, Sketch):
+            return sketched_loss(rows, aim.flattened(), known, self.trusted)
         return mixed_loss(rows, aim.flatten(0, -2).float(), known, self.trusted)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprue.plan.likeliest import Likeliest
+from sprue.plan.sketch import Sketch
 
 
 @torch.inference_mode()
@@ -21,7 +21,7 @@ def written(
     tokens: int,
     seed: int = 0,
     allowed: Tensor | None = None,
-) -> tuple[Tensor, Likeliest]:
+) -> tuple[Tensor, Sketch]:
     """Continuations, drawn at temperature 1, and what they were drawn from.
 
     Args:
@@ -37,17 +37,17 @@ def written(
     """
     generator = torch.Generator(device=model.device).manual_seed(seed)
     new = prompts.to(model.device)
-    rows, said, cache = [new], list[Likeliest](), None
+    rows, said, cache = [new], list[Sketch](), None
     for _ in range(tokens - prompts.shape[1]):
         out = model(new if allowed is None else allowed[new], past_key_values=cache, use_cache=True)
         if cache is None:
             cache = out.past_key_values
             _make_room(cache, tokens)
         logits = out.logits.float() if allowed is None else out.logits[..., allowed].float()
-        said.append(Likeliest.of(logits))
+        said.append(Sketch.of(logits, generator))
         new = drawn(logits[:, -1].softmax(-1), generator)
         rows.append(new)
-    return torch.cat(rows, 1).cpu(), Likeliest.joined(said, 1)
+    return torch.cat(rows, 1).cpu(), Sketch.joined(said, 1)
 
 
 def drawn(p: Tensor, generator: torch.Generator) -> Tensor:
