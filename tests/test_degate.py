@@ -93,7 +93,9 @@ def smooth():
 """
 
 
+@pytest.mark.parametrize("vnni", [True, False])  # weights of 8 bits, and of 7
 def test_what_is_fast_enough_and_too_large_gets_coarser_weights(
+    vnni: bool,
     network: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +104,7 @@ def test_what_is_fast_enough_and_too_large_gets_coarser_weights(
     (tmp_path / "smooth_net.py").write_text(SMOOTH)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(verb, "SHARES", ())
-    monkeypatch.setattr(verb.precision, "vnni", lambda: True)  # the same weights on every CPU
+    monkeypatch.setattr(verb.precision, "vnni", lambda: vnni)
     made = importlib.import_module("smooth_net").smooth()
     generator = torch.Generator().manual_seed(0)
     weights = {

@@ -42,6 +42,22 @@ def test_the_coarsest_grid_is_found_and_holds_the_same_weights(
     assert np.abs(again - codes).max() <= 0.51  # the rounding that 8 bits had added
 
 
+@pytest.mark.parametrize(("levels", "bits"), [(16, 4), (64, 6)])
+@pytest.mark.parametrize("peak", [63.0, 63.5, 64.0])
+def test_values_cut_off_at_7_bits_lie_on_the_grid_still(
+    levels: int, bits: int, peak: float
+) -> None:
+    weights = RNG.integers(0, levels, (ROWS, COLUMNS)) - levels // 2
+    weights[:, :2] = -levels // 2, levels // 2 - 1
+    exact = weights * peak / (levels // 2)
+    codes = np.clip(np.rint(exact), -63, 63).astype(np.int8)
+    packed = packed_of(codes, SCALE)
+    assert packed is not None
+    assert packed.bits == bits
+    again = packed.steps * (packed.codes - packed.zeros.astype(np.float64))
+    assert np.abs(again - exact).max() <= 0.51
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_rows_lie_along_the_dimension_that_scales_do(axis: int) -> None:
     codes = np.moveaxis(on_grid(16, 7), 0, axis)
@@ -53,6 +69,7 @@ def test_rows_lie_along_the_dimension_that_scales_do(axis: int) -> None:
 
 def test_what_needs_8_bits_or_would_gain_nothing_stays() -> None:
     assert packed_of(RNG.integers(-127, 128, (ROWS, COLUMNS)).astype(np.int8), SCALE) is None
+    assert packed_of(RNG.integers(-63, 64, (ROWS, COLUMNS)).astype(np.int8), SCALE) is None
     assert packed_of(on_grid(16, 8, (4, 40)), SCALE[:4]) is None  # less than its own text
     assert packed_of(on_grid(16, 8), np.ones((ROWS, COLUMNS), np.float32)) is None
 

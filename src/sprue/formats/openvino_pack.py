@@ -15,6 +15,8 @@ from sprue.runtime import engines
 from sprue.structure.coarse import BITS
 
 _WORTH = 1024  # bytes that packing must save: three more operations take half of that as text
+_SEVEN = 63  # largest code of 7 bits
+_BEYOND = (0.0, 0.5, 1.0)  # steps of 8 bits that a largest value may have lost there
 _FIT = 0.51  # steps of 8 bits by which a value may lie off the coarser grid
 
 
@@ -92,17 +94,22 @@ def _steps(rows: NDArray[np.float64], most: int) -> NDArray[np.float64] | None:
     """Of each row, such that at most so many steps lie between its ends; None: some have none.
 
     The largest value of a row is a whole number of steps from zero, as the smallest step is 8
-    bits' own.
+    bits' own; where it was cut off at the largest code of 7 bits it may have been up to one more.
     """
     peak = np.abs(rows).max(1)
+    ends = np.abs(rows) == peak[:, None]
     best, error = np.ones(len(rows)), np.full(len(rows), np.inf)
-    for count in range(1, most + 1):
-        step = np.where(peak > 0, peak / count, 1.0)
-        levels = np.rint(rows / step[:, None])
-        off = np.abs(rows - levels * step[:, None]).max(1)
-        off[(levels.max(1) - levels.min(1) > most) | (step < 1)] = np.inf
-        better = off < error - 1e-9
-        best[better], error[better] = step[better], off[better]
+    for beyond in _BEYOND:
+        for count in range(1, most + 1):
+            step = np.where(peak > 0, (peak + beyond) / count, 1.0)
+            levels = np.rint(rows / step[:, None])
+            off = np.abs(rows - levels * step[:, None])
+            off = np.where(ends, np.maximum(0.0, off - beyond), off).max(1)
+            off[(levels.max(1) - levels.min(1) > most) | (step < 1)] = np.inf
+            if beyond:
+                off[peak != _SEVEN] = np.inf
+            better = off < error - 1e-9
+            best[better], error[better] = step[better], off[better]
     return best if bool((error <= _FIT).all()) else None
 
 
