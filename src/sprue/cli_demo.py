@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tune",
         metavar="MINUTES",
         type=cli_common.minutes,
-        help="with --fleet: training of each specialist (default: 24)",
+        help="with --fleet: training of each specialist (default: 4000 steps, whatever they take)",
     )
     cli_common.add_common(parser)
     add("--json", action="store_true", help="print the figures as JSON")
@@ -78,13 +78,12 @@ def run(args: argparse.Namespace) -> int:
 def _fleet(args: argparse.Namespace) -> int:
     from sprue import demo_fleet
 
-    minutes = args.tune or demo_fleet.MINUTES
     if not args.quiet:
-        print(demo_fleet.takes(args.out, minutes), file=sys.stderr)
+        print(demo_fleet.takes(args.out, args.tune), file=sys.stderr)
     with cli_common.steps(not args.quiet) as progress:
         report = demo_fleet.run(
             args.out,
-            minutes=minutes,
+            minutes=args.tune,
             seed=args.seed,
             progress=progress,
         )

@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from sprue import __version__, data, demo
 from sprue.errors import InputError
+from sprue.fleet.flops import flops_of
 from sprue.fleet.made_up import Mix, write
 from sprue.fleet.replay_report import ReplayReport
 from sprue.fleet.router import Router
@@ -30,9 +32,9 @@ from sprue.fleet.shadow import Risk
 from sprue.proof import load
 from sprue.rank import rank
 from sprue.replay import Terms, replay
-from sprue.specialize import Asked, specialize
+from sprue.specialize import CONTEXT, Asked, specialize
 
-SIZE, KEEP, MINUTES = "50%", 0.99, 24.0
+SIZE, KEEP, STEPS = "50%", 0.99, 4000
 TOP = 3
 LOG, SHADOW, ROUTER, FLEET, FIGURES = (
     "log.jsonl",
@@ -42,6 +44,8 @@ LOG, SHADOW, ROUTER, FLEET, FIGURES = (
     "demo-fleet.json",
 )
 _BESIDE = 4.0  # minutes beside the training of each specialist, and for all else
+_STEP = 0.6  # of the time that the full model takes for a step of its own
+_BESIDE_STEPS = 0.35  # of the time of the steps: cutting, writing, proving
 _MARK = ".sprue-demo-fleet"
 _ASSETS = "SPRUE_ASSETS"
 _UNKNOWN = "wikitext2"
@@ -153,7 +157,7 @@ def _words(name: str) -> str:
 def run(
     out: Path,
     *,
-    minutes: float = MINUTES,
+    minutes: float | None = None,
     seed: int = 0,
     progress: Callable[[str], object] = lambda words: None,
 ) -> FleetReport:
@@ -161,7 +165,7 @@ def run(
 
     Args:
         out: folder to make, or of an earlier demo.
-        minutes: of training for each specialist.
+        minutes: of training for each specialist; None: STEPS, whatever they take.
         seed: of everything that is random.
         progress: called with a few words before every step.
 
@@ -177,9 +181,10 @@ def run(
     progress("training the router")
     router = _router(out / ROUTER, texts, model, seed)
     progress("ranking the log")
+    whole = flops_of(load.model(model, "cpu"))
     ranked = rank(
         [out / LOG],
-        flops={"full": 2 * 5.77e6},
+        flops={"full": float(whole.body + whole.head)},
         classify=lambda some: [router.route(text).capability for text in some],
         report=out / "rank.html",
         seed=seed,
@@ -196,7 +201,8 @@ def run(
     training = time.monotonic()
     made = {}
     for i, name in enumerate(top):
-        asked = Asked(name, size=SIZE, keep=KEEP, minutes=minutes, seed=seed)
+        steps = STEPS if minutes is None else None
+        asked = Asked(name, size=SIZE, keep=KEEP, minutes=minutes, steps=steps, seed=seed)
         words = f"specialist {i + 1} of {len(top)}, {name}"
         made[name] = _specialist(out, texts, model, asked, partial(_told, progress, words))
     training = time.monotonic() - training
@@ -233,14 +239,35 @@ def _told(progress: Callable[[str], object], which: str, words: str) -> None:
     progress(f"{which}: {words}")
 
 
-def takes(out: Path, minutes: float) -> str:
-    """How long it will take on two cores, in words."""
+def takes(out: Path, minutes: float | None = None) -> str:
+    """How long it will take, in words.
+
+    Args:
+        out: folder to make, or of an earlier demo.
+        minutes: of training for each specialist; None: STEPS, as fast as this machine is now.
+    """
     made = len(list((out / "specialists").glob("*.key.json")))
-    left = max(0, TOP - made) * (minutes + _BESIDE) + _BESIDE
+    missing = max(0, TOP - made)
+    if minutes is not None:
+        each = minutes + _BESIDE
+    elif missing:
+        each = STEPS * _step_seconds() / 60 * (1 + _BESIDE_STEPS)
+    else:
+        each = 0.0
     return (
-        f"this takes about {left:.0f} minutes on two idle cores, most of them to train "
+        f"this takes about {missing * each + _BESIDE:.0f} minutes, most of them to train "
         "specialists, which are kept for the next run"
     )
+
+
+def _step_seconds() -> float:
+    """That a step of training will take, about: tried with the full model."""
+    model = load.model(demo.model_path(), "cpu").requires_grad_(True)
+    ids = torch.arange(8 * CONTEXT).view(8, CONTEXT) % int(model.config.vocab_size)
+    for _ in range(2):  # the first one also makes ready
+        begin = time.monotonic()
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    return _STEP * (time.monotonic() - begin)
 
 
 def _make_room(out: Path) -> None:

@@ -19,6 +19,7 @@ from sprue.plan.written import written
 
 _WRITING = 0.25  # of the time of training, that the full model may write
 _MORE = 8  # times the true text, at most
+_FOR_A_STEP = 2  # texts, at most, where the steps are counted
 _TEXTS = 128  # that it writes at once
 _PROMPT = 8  # of which a text's beginning is one part
 
@@ -86,7 +87,7 @@ def _beginnings(stream: Tensor, tokens: int, schedule: Schedule, seed: int) -> T
     """From all over a text, in no order, int64 [texts, tokens]."""
     texts = _MORE * (len(stream) // tokens)
     if schedule.steps is not None:
-        texts = min(texts, schedule.steps)
+        texts = min(texts, _FOR_A_STEP * schedule.steps)
     size = max(1, tokens // _PROMPT)
     places = torch.linspace(0, len(stream) - size, max(1, texts)).long()
     prompts = torch.stack([stream[i : i + size] for i in places])
