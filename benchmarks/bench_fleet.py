@@ -18,6 +18,8 @@ _TOLD = (
     "before_quantization",
 )
 
+_PLACES = ("log", "fleet")  # where they lay
+
 
 def measure(folder: Path, minutes: float | None, threads: int) -> common.Json:
     """Run it in a process of its own, and keep of its figures what the table and plots need."""
@@ -34,8 +36,10 @@ def measure(folder: Path, minutes: float | None, threads: int) -> common.Json:
         }
         for name, one in told["specialists"].items()
     }
+    replay = {key: one for key, one in told["replay"].items() if key not in _PLACES}
     return {
         **told,
+        "replay": replay,
         "specialists": specialists,
         "threads": threads,
         "cost": done["cost"],

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tune",
         metavar="MINUTES",
         type=cli_common.minutes,
-        help="with --fleet: training of each specialist (default: 4000 steps, whatever they take)",
+        help="with --fleet: training of each specialist (default: 4500 steps, whatever they take)",
     )
     cli_common.add_common(parser)
     add("--json", action="store_true", help="print the figures as JSON")
