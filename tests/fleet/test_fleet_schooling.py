@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sprue.fleet.imagined import Imagined
+from sprue.fleet.imagined import Imagined, imagined
 from sprue.fleet.schooling import School, rate_for
 from sprue.models import Writer
 from sprue.plan.distill import Schedule
@@ -67,8 +67,8 @@ def test_the_full_model_reads_every_passage_once(full: Any, tmp_path: Path) -> N
 
 def test_what_it_wrote_it_is_not_asked_about(full: Any, tmp_path: Path) -> None:
     prompts = stream(full, 8 * 2, 3).view(8, 2)
-    imagined = Imagined(*written(full, prompts, TOKENS))
-    student, looks, asked = taught(full, tmp_path / "w", 40, imagined=imagined)
+    texts = Imagined(*written(full, prompts, TOKENS))
+    student, looks, asked = taught(full, tmp_path / "w", 40, imagined=texts)
     places = 1 + (3 * TOKENS - TOKENS) // (TOKENS // 2)
     assert asked <= places + 4 * len(looks)
     assert looks[-1].kl_nats < looks[0].kl_nats
@@ -131,6 +131,16 @@ def test_three_of_four_passages_are_imagined_and_say_so(full: Any, tmp_path: Pat
     assert (lines.truth[2:] == UNKNOWN).all()
     among = {tuple(row.tolist()) for row in texts.ids}
     assert all(tuple(row.tolist()) in among for row in lines.ids[2:])
+
+
+def test_what_is_written_fits_into_memory(full: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, schedule = stream(full, 40 * TOKENS, 0), Schedule(steps=100)
+    many = imagined(full, text, TOKENS, schedule)
+    assert len(many.ids) == 200  # two for each step
+    monkeypatch.setattr("sprue.fleet.imagined._MOST", 30_000)
+    few = imagined(full, text, TOKENS, schedule)
+    assert 0 < len(few.ids) < 10
+    assert few.ids.nbytes + few.said.nbytes <= 30_000
 
 
 def test_wide_models_learn_slowly() -> None:

@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprue.plan.distill import Schedule
-from sprue.plan.sketch import Sketch
+from sprue.plan.sketch import DRAWN, KEPT, Sketch
 from sprue.plan.written import written
 
 _WRITING = 0.25  # of the time of training, that the full model may write
 _MORE = 8  # times the true text, at most
 _FOR_A_STEP = 2  # texts, at most, where the steps are counted
+_MOST = 3 << 28  # bytes that they may take, with what is said of them
 _TEXTS = 128  # that it writes at once
+_TOKEN = 8 + (4 + 2) * (KEPT + DRAWN)  # bytes of a token: its id, classes and logs
 _PROMPT = 8  # of which a text's beginning is one part
 
 
@@ -59,7 +61,7 @@ def imagined(
     seed: int = 0,
     progress: Callable[[float], object] = lambda share: None,
 ) -> Imagined:
-    """Several times as much as there is true text, or what the time of the schedule allows.
+    """Several times as much as there is true text, or what time and memory allow.
 
     Args:
         full: causal, of `transformers`, in eval mode.
@@ -85,7 +87,7 @@ def imagined(
 
 def _beginnings(stream: Tensor, tokens: int, schedule: Schedule, seed: int) -> Tensor:
     """From all over a text, in no order, int64 [texts, tokens]."""
-    texts = _MORE * (len(stream) // tokens)
+    texts = min(_MORE * (len(stream) // tokens), _MOST // (tokens * _TOKEN))
     if schedule.steps is not None:
         texts = min(texts, _FOR_A_STEP * schedule.steps)
     size = max(1, tokens // _PROMPT)

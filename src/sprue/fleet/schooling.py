@@ -5,8 +5,8 @@ model's distributions. What the full model says of every token is what lets a sm
 half the loss of each, as one would begin, learns the text by heart. For the same reason three of
 four passages are text that the full model has written itself, of which only its distributions are
 learned: what it knows beyond the text is in there (benchmarks/LOG.md). The full model reads every
-passage once and is remembered by a sketch; its forward pass would be a third of each
-step. The best by text that is held back is kept, so that reading too long costs nothing.
+passage once and is remembered by a sketch; its forward pass would be a third of each step. The best
+by text that is held back is kept, so that reading too long costs nothing.
 """
 
 from __future__ import annotations
