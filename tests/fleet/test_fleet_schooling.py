@@ -16,8 +16,9 @@ from sprue.fleet.schooling import School, rate_for
 from sprue.models import Writer
 from sprue.plan.distill import Schedule
 from sprue.plan.lesson import Look
+from sprue.plan.sketch import spread
 from sprue.plan.teach import UNKNOWN
-from sprue.plan.written import drawn, written
+from sprue.plan.written import written
 from sprue.proof import load
 
 TOKENS = 16
@@ -111,7 +112,7 @@ def test_what_is_written_is_drawn_from_what_is_said(full: Any, kept: Tensor | No
 
 def test_tokens_are_drawn_as_likely_as_they_are() -> None:
     p = torch.tensor([0.5, 0.0, 0.2, 0.3, 0.0]).expand(50_000, 5)
-    found = drawn(p, torch.Generator().manual_seed(0))
+    found = spread(p, 1, torch.Generator().manual_seed(0))
     assert found.shape == (50_000, 1)
     shares = torch.bincount(found[:, 0], minlength=5) / len(p)
     assert torch.allclose(shares, p[0], atol=0.01)

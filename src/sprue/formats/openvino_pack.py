@@ -97,9 +97,9 @@ def _steps(rows: NDArray[np.float64], most: int) -> NDArray[np.float64] | None:
     bits' own; where it was cut off at the largest code of 7 bits it may have been up to one more.
     """
     peak = np.abs(rows).max(1)
-    ends = np.abs(rows) == peak[:, None]
+    ends, cut = np.abs(rows) == peak[:, None], peak == _SEVEN
     best, error = np.ones(len(rows)), np.full(len(rows), np.inf)
-    for beyond in _BEYOND:
+    for beyond in _BEYOND if cut.any() else _BEYOND[:1]:
         for count in range(1, most + 1):
             step = np.where(peak > 0, (peak + beyond) / count, 1.0)
             levels = np.rint(rows / step[:, None])
@@ -107,7 +107,7 @@ def _steps(rows: NDArray[np.float64], most: int) -> NDArray[np.float64] | None:
             off = np.where(ends, np.maximum(0.0, off - beyond), off).max(1)
             off[(levels.max(1) - levels.min(1) > most) | (step < 1)] = np.inf
             if beyond:
-                off[peak != _SEVEN] = np.inf
+                off[~cut] = np.inf
             better = off < error - 1e-9
             best[better], error[better] = step[better], off[better]
     return best if bool((error <= _FIT).all()) else None

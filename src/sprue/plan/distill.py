@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sprue.errors import InputError
-from sprue.plan.sketch import Sketch, scaled, sketched_loss, trust_of
+from sprue.plan.sketch import Sketch, formed, sketched_loss, trust_of
 
 Batch = TypeVar("Batch")
 
@@ -200,15 +200,7 @@ def mixed_loss(student: Tensor, teacher: Tensor, true: Tensor | None, trusted: f
             is the distance; None: of no row.
         trusted: 0 to 1.
     """
-    found: Tensor = _Mixed.apply(student, teacher, true, trusted)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Mixed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, true: Tensor | None, trusted: float
-    ) -> Tensor:
+    with torch.no_grad():
         q, p = student.log_softmax(-1), teacher.log_softmax(-1)
         share = p.exp()
         apart = torch.where(share > 0, p.sub_(q), 0.0)  # what the teacher rules out adds nothing
@@ -217,10 +209,5 @@ class _Mixed(torch.autograd.Function):
         loss = torch.dot(share.flatten(), apart.flatten()) - trusted * q[rows, known].sum()
         gradient = q.exp_().sub_(share)
         gradient[rows, known] -= trusted
-        ctx.save_for_backward(gradient.div_(count))
-        return loss / count
-
-    @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return scaled(gradient, above[0]), None, None, None
+        gradient.div_(count)
+    return formed(student, loss / count, gradient)
