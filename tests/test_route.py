@@ -73,6 +73,28 @@ def test_a_caller_may_say_what_it_needs(fleet: Path, capsys: pytest.CaptureFixtu
     assert (step["model"], step["how"], step["scores"]) == ("law", "named", {})
 
 
+def test_how_many_known_texts_may_go_to_the_full_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Texts with words of both are less sure than others."""
+    mixed = [
+        (" ".join((*WORDS[name][i : i + 2], *WORDS[other][j : j + 2])), name)
+        for name, other in (("law", "code"), ("code", "law"))
+        for i in range(4)
+        for j in range(4)
+    ]
+    lines = ["text,label", *(f"{text},{name}" for text, name in mixed)]
+    (tmp_path / "texts.csv").write_text("\n".join(lines))
+    words = ["route", "--train", str(tmp_path / "texts.csv"), "--json"]
+    found = []
+    for i, share in enumerate(("1%", "10%", "40%")):
+        assert main([*words, "--spilled", share, "--out", str(tmp_path / f"{i}.safetensors")]) == 0
+        found.append(json.loads(capsys.readouterr().out)["threshold"])
+    assert found == sorted(set(found))
+    with pytest.raises(SystemExit):
+        main([*words, "--spilled", "0%", "--out", str(tmp_path / "new")])
+
+
 def test_for_a_reader(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["route", "tenant lease court", "--fleet", str(fleet / "fleet.yaml")]
     assert main(words) == 0
@@ -95,6 +117,11 @@ def test_for_a_reader(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["x", "--train", "texts.csv", "--out", "new"], "in a command of its own"),
         (["--train", "texts.csv", "--out", "r.safetensors"], "exists: remove it"),
         (["--train", "none.csv", "--out", "new"], "none.csv"),
+        (["--spilled", "2%"], "--train FILE and --out FILE: one is missing"),
+        (
+            ["--train", "texts.csv", "--unknown", "others.csv", "--spilled", "2%", "--out", "new"],
+            "--spilled is for routers that are shown nothing --unknown",
+        ),
     ],
 )
 def test_wrong_commands(

@@ -58,13 +58,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="texts that need none of them",
     )
+    group.add_argument(
+        "--spilled",
+        metavar="SHARE",
+        type=cli_common.share,
+        help="of known texts, that may go to the full model so that what is unknown does "
+        "(default: 5%%); with --unknown both are told apart as well as can be instead",
+    )
     group.add_argument("--out", metavar="FILE", type=Path, help="the router; must not exist")
     group.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    if args.train or args.out or args.unknown:
+    if args.train or args.out or args.unknown or args.spilled is not None:
         return _train(args)
     if args.text is None or args.fleet is None:
         raise InputError("expected TEXT and --fleet FILE, or --train FILE with --out FILE")
@@ -91,9 +98,11 @@ def _train(args: argparse.Namespace) -> int:
         raise InputError("a router is made with --train FILE and --out FILE: one is missing")
     if args.text is not None or args.fleet is not None:
         raise InputError("--train makes a router: give TEXT and --fleet in a command of its own")
+    if args.unknown and args.spilled is not None:
+        raise InputError("--spilled is for routers that are shown nothing --unknown: leave one out")
     from sprue.route import train
 
-    router = train(args.train, args.out, args.unknown, args.seed)
+    router = train(args.train, args.out, args.unknown, args.seed, args.spilled)
     told = {
         "router": str(args.out),
         "capabilities": list(router.capabilities),

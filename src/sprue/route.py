@@ -12,7 +12,7 @@ from sprue.errors import InputError
 from sprue.fleet.answering import Written, joined
 from sprue.fleet.answering import answer as answered
 from sprue.fleet.fleet import FULL, Fleet, Step, router_of, steps
-from sprue.fleet.router import Router
+from sprue.fleet.router import SPILLED, Router
 from sprue.fleet.served import Served
 from sprue.models.nets import TEXTS
 
@@ -135,7 +135,11 @@ def answer(text: str, fleet: str | Path, tokens: int, capability: str | None = N
 
 
 def train(
-    files: Sequence[str | Path], out: str | Path, unknown: Sequence[str | Path] = (), seed: int = 0
+    files: Sequence[str | Path],
+    out: str | Path,
+    unknown: Sequence[str | Path] = (),
+    seed: int = 0,
+    spilled: float | None = None,
 ) -> Router:
     """A router from labelled texts, written to a file.
 
@@ -144,13 +148,16 @@ def train(
         out: file to write; must not exist.
         unknown: texts that need none of them; what they are labelled with does not matter.
         seed: of what is drawn.
+        spilled: share of known texts that may be called unknown, where no unknown ones are shown;
+            None: `fleet.router.SPILLED`.
 
     Raises:
         InputError: files that cannot be read, too few texts, or a file that is there already.
     """
     if Path(out).exists():
         raise InputError(f"{out} exists: remove it or name another file")
-    found = Router.train([*_labelled(files), *((text, None) for text in _texts(unknown))], seed)
+    examples = [*_labelled(files), *((text, None) for text in _texts(unknown))]
+    found = Router.train(examples, seed, SPILLED if spilled is None else spilled)
     found.save(out)
     return found
 

@@ -32,6 +32,25 @@ def test_what_is_of_no_capability_is_unknown(router: Router, texts: Any) -> None
     assert all(d.capability is None and d.how == UNKNOWN for d in others if d.unknown)
 
 
+def test_what_it_looks_like_tells_where_all_words_are_new(texts: Any) -> None:
+    """Lines that are set in and sentences, of words that no other text has."""
+    rng = np.random.default_rng(5)
+
+    def word() -> str:
+        return "".join(rng.choice(list("bcdfghklmnprstvw"), 7))
+
+    def code(count: int) -> str:
+        return "\n".join(f"    {word()} {word()} {word()}" for _ in range(count))
+
+    def prose(count: int) -> str:
+        return " ".join(f"{word().title()} {word()} {word()}" for _ in range(count))
+
+    shown = [(way(4), name) for way, name in ((code, "code"), (prose, "prose")) for _ in range(60)]
+    router = Router.train(shown)
+    for way, name in ((code, "code"), (prose, "prose")):
+        assert np.mean([router.route(way(3)).capability == name for _ in range(40)]) > 0.9
+
+
 def test_few_known_texts_are_called_unknown(router: Router, texts: Any) -> None:
     shown = [router.route(text).unknown for text, _ in texts.sentences(300, 11)]
     assert np.mean(shown) < 0.12  # 5% was asked for, of 240 texts

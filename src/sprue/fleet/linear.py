@@ -1,9 +1,9 @@
 """A linear classifier over hashed n-grams: trained by scikit-learn, run by NumPy.
 
 Counts are damped and weighed by how rare an n-gram is (tf-idf), characters and words each to length
-one. N-grams that no training text had count in that length too: of a text that is unlike all of
-them little is left, and all scores are low. Scores are turned into probabilities by a logistic
-curve fitted to texts that the classifier had not seen (Platt 1999).
+one, the outline to half of that. N-grams that no training text had count in that length too: of a
+text that is unlike all of them little is left, and all scores are low. Scores are turned into
+probabilities by a logistic curve fitted to texts that the classifier had not seen (Platt 1999).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sprue.errors import InputError
-from sprue.fleet.features import BITS, Buckets, grams
+from sprue.fleet.features import BITS, Buckets, Grams, grams
 
 _C = 0.3  # inverse of the ridge; of little influence from 0.1 to 1
 _FOLDS = 4
-_WORDS = 1 << BITS  # buckets before those of words
+_WORDS, _OUTLINES = 1 << BITS, 2 << BITS  # buckets before those of words, and of outlines
+_LENGTHS = 1.0, 1.0, 0.5  # of what is said by characters, words and the outline
 
 F32 = NDArray[np.float32]
 
@@ -46,7 +47,8 @@ class Vocabulary:
     """N-grams that training texts had.
 
     Attributes:
-        buckets: int64 [columns], ascending; those of words lie after all of characters.
+        buckets: int64 [columns], ascending; those of words lie after all of characters, and those
+            of outlines after these.
         rarity: float32 [columns], inverse document frequency.
         unseen: the rarity of an n-gram that none had.
     """
@@ -58,34 +60,38 @@ class Vocabulary:
     @cached_property
     def _column(self) -> NDArray[np.int32]:
         """Bucket -> column; -1: none."""
-        found = np.full(2 * _WORDS, -1, np.int32)
+        found = np.full(3 << BITS, -1, np.int32)
         found[self.buckets] = np.arange(len(self.buckets), dtype=np.int32)
         return found
 
     def row(self, text: str) -> Row:
         """The features of a text."""
-        both = [self._block(buckets) for buckets in _buckets(text)]
-        return Row(*(np.concatenate(parts) for parts in zip(*both, strict=True)))
+        blocks = map(self._block, _buckets(text), _LENGTHS)
+        return Row(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
-    def _block(self, buckets: Buckets) -> tuple[Buckets, F32]:
+    def _block(self, buckets: Buckets, size: float) -> tuple[Buckets, F32]:
         distinct, counts = np.unique(buckets, return_counts=True)
         columns = self._column[distinct]
         seen = columns >= 0
         damped = 1 + np.log(counts)
         values = damped * np.where(seen, self.rarity[columns], self.unseen)
-        length = float(np.sqrt(values @ values)) or 1.0
-        return columns[seen].astype(np.int64), (values[seen] / length).astype(np.float32)
+        scale = size / (float(np.sqrt(values @ values)) or 1.0)
+        return columns[seen].astype(np.int64), (values[seen] * scale).astype(np.float32)
 
 
-def _buckets(text: str) -> tuple[Buckets, Buckets]:
-    """Of characters, and of words and pairs, which have buckets of their own."""
-    found = grams(text)
-    return found.characters, np.concatenate((found.words, found.pairs)) + _WORDS
+def _buckets(text: str) -> tuple[Buckets, Buckets, Buckets]:
+    """Of characters, of words and pairs, and of the outline; each kind has its own."""
+    return _apart(grams(text))
+
+
+def _apart(found: Grams) -> tuple[Buckets, Buckets, Buckets]:
+    words = np.concatenate((found.words, found.pairs)) + _WORDS
+    return found.characters, words, found.outlines + _OUTLINES
 
 
 def vocabulary(texts: Sequence[str]) -> Vocabulary:
     """Of these texts."""
-    count = np.zeros(2 * _WORDS, np.int64)
+    count = np.zeros(3 << BITS, np.int64)
     for text in texts:
         count[np.unique(np.concatenate(_buckets(text)))] += 1
     buckets = np.flatnonzero(count)
@@ -123,23 +129,23 @@ class Linear:
         """The margins of a text, taken apart by its words, times the root of their number."""
         found = grams(text)
         count, classes = len(found.words), len(self.bias)
-        letters, first = self._said(found.characters)
-        both, second = self._said(np.concatenate((found.words, found.pairs)) + _WORDS)
+        letters, both, outlines = map(self._said, _apart(found), _LENGTHS)
         words = np.zeros((count, classes), np.float32)
-        np.add.at(words, found.owners, letters / first)
-        words += both[:count] / second + self.bias / max(1, count)
+        np.add.at(words, found.owners, letters)
+        np.add.at(words, found.places, outlines)
+        words += both[:count] + self.bias / max(1, count)
         pairs = np.zeros_like(words)
-        pairs[1:] = both[count:] / second
+        pairs[1:] = both[count:]
         scale = np.float32(count**0.5)
         return Evidence(words * scale, pairs * scale)
 
-    def _said(self, buckets: Buckets) -> tuple[F32, float]:
-        """Of each n-gram what it says for each class; the length of all."""
+    def _said(self, buckets: Buckets, size: float) -> F32:
+        """Of each n-gram what it says for each class."""
         columns = self.words._column[buckets]
         seen = columns >= 0
         rarity = np.where(seen, self.words.rarity[columns], self.words.unseen)
-        length = float(np.sqrt(rarity @ rarity)) or 1.0
-        return self.weights[columns] * (rarity * seen)[:, None].astype(np.float32), length
+        scale = size / (float(np.sqrt(rarity @ rarity)) or 1.0)
+        return self.weights[columns] * (scale * rarity * seen)[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sprue.fleet.linear import F32, Linear, Vocabulary, fit, folds
 from sprue.fleet.split import Prices, Splitter
 
 _FORMAT = "sprue router 1"
-_SPILLED = 0.05  # of known texts that may be called unknown, where no unknown ones are shown
+SPILLED = 0.05  # of known texts that may be called unknown, where no unknown ones are shown
 _PART = 0.25  # of that, for spans: what is short is less sure
 _SURE = 0.9  # a probability that is known, however sure the others are
 _LEAST = 2  # texts of a capability
@@ -83,7 +83,7 @@ class Router:
         cls,
         examples: Iterable[tuple[str, str | Sequence[str] | None]],
         seed: int = 0,
-        spilled: float = _SPILLED,
+        spilled: float = SPILLED,
     ) -> Router:
         """From texts and what each needs: a capability, several, or None for none of them.
 
@@ -142,9 +142,7 @@ class Router:
 
     def flops(self, text: str) -> int:
         """Of splitting and routing a text, at most: each n-gram is weighed for each class twice."""
-        found = grams(text)
-        count = len(found.characters) + len(found.words) + len(found.pairs)
-        return 8 * count * len(self.capabilities)
+        return 8 * grams(text).count * len(self.capabilities)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
