@@ -34,7 +34,7 @@ from sprue.rank import rank
 from sprue.replay import Terms, replay
 from sprue.specialize import CONTEXT, Asked, specialize
 
-SIZE, KEEP, STEPS = "50%", 0.99, 4500
+SIZE, KEEP, STEPS = "46%", 0.99, 4500
 TOP = 3
 LOG, SHADOW, ROUTER, FLEET, FIGURES = (
     "log.jsonl",
