@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import time
@@ -17,6 +16,7 @@ from sprue import demo
 from sprue.compress import compress
 from sprue.errors import InputError
 from sprue.generate import generate
+from sprue.proof.machine import cores
 from sprue.verify import verify
 
 MODEL, REPORT, FIGURES = "model", "report.html", "demo.json"
@@ -138,9 +138,8 @@ def read(out: Path) -> DemoReport:
 
 def machine() -> str:
     """Cores, system and versions, in one line."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
-        f"{cores} cores, {platform.system()} {platform.machine()}, "
+        f"{cores()} cores, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}, torch {version('torch')}"
     )
 

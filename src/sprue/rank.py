@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from sprue.errors import InputError
 from sprue.outputs import check_writable
+from sprue.proof.machine import cores
 from sprue.usage import needs, reading, totals
 from sprue.usage.asked import SAMPLE, TOP, Asked
 from sprue.usage.reading import Log
@@ -59,7 +59,7 @@ def rank(
     asked = Asked(
         *(by, tuple(tenants), since, until, dict(flops or {})), *(top, min_cluster, sample, seed)
     )
-    threads = threads or _cores()
+    threads = threads or cores()
     _check(threads, memory, report)
     with tempfile.TemporaryDirectory(prefix="sprue-rank-") as scratch:
         paths = [logs] if isinstance(logs, str | Path) else logs
@@ -134,10 +134,3 @@ def _check(threads: int, memory: str, report: str | Path | None) -> None:
     if not re.fullmatch(r"[1-9]\d*(\.\d+)?\s*([kMGT]i?)?B", memory):
         raise InputError(f"--memory must be a size such as 1GB or 500MB, got {memory!r}")
     check_writable(report)
-
-
-def _cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -304,7 +304,7 @@ def test_files_that_are_no_json_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_pillow_the_extra_is_named(yolo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(InputError, match=r"pip install 'sprue\[vision\]'"):
         read_boxes(yolo)
 

@@ -158,7 +158,7 @@ def test_the_middle_is_cut_from_what_was_scaled() -> None:
 
 
 def test_without_pillow_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(InputError, match=r"pip install 'sprue\[vision\]'"):
         read_images(folder)
 

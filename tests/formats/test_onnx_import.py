@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -325,14 +325,8 @@ def test_external_data_outside_the_folder(location: str, plain: Path) -> None:
 
 
 def test_without_onnx(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "onnx":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for name in ("onnx", "onnx.inliner"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"sprue\[onnx\]"):
         read_onnx(plain)
 

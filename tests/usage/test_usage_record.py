@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sprue.errors import InputError
-from sprue.usage import extras, record
+from sprue.usage import record
 from sprue.usage.record import Record
 
 
@@ -77,8 +76,3 @@ def test_no_records_are_a_table_too() -> None:
     table, refused = record.table([])
     assert (table.num_rows, refused) == (0, 0)
     assert table.schema.equals(record.schema())
-
-
-def test_a_missing_package_is_named_with_its_extra() -> None:
-    with pytest.raises(InputError, match=r"ranking needs no_such_thing.*sprue\[usage\]"):
-        extras.needed("no_such_thing.part", "ranking")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sprue.data.examples import Examples
-from sprue.data.images import Preprocess
+from sprue.data.images import Preprocess, pillow
 from sprue.errors import InputError
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -106,12 +106,12 @@ class Letterbox:
         Returns:
             float32 [3, height, width], and the scale and shift of `Truth`.
         """
-        pillow = _pillow()
+        reader = pillow()
         height, width = self.size
         inner = self._inner(image.size)
         spare = (width - inner[0], height - inner[1])
         shift = (0, 0) if self.anchor == "corner" else (spare[0] // 2, spare[1] // 2)
-        whole = pillow.new("RGB", (width, height), (self.pad,) * 3)
+        whole = reader.new("RGB", (width, height), (self.pad,) * 3)
         whole.paste(self._scaled(image.convert("RGB"), inner), shift)
         how = Preprocess(mean=self.mean, std=self.std, color=self.color, top=self.top)
         scale = (inner[0] / image.size[0], inner[1] / image.size[1])
@@ -124,13 +124,13 @@ class Letterbox:
         letterboxed ones are not, as OpenCV does it and the YOLOs are trained: smoothing costs YOLOX
         nano 1.4 points of mAP50 on 64 images of COCO.
         """
-        pillow = _pillow()
+        reader = pillow()
         bicubic = self.resample == "bicubic"
-        way = pillow.Resampling.BICUBIC if bicubic else pillow.Resampling.BILINEAR
+        way = reader.Resampling.BICUBIC if bicubic else reader.Resampling.BILINEAR
         if not self.letterbox:
             return image.resize(size, way)
         step = (image.size[0] / size[0], 0, 0, 0, image.size[1] / size[1], 0)
-        return image.transform(size, pillow.Transform.AFFINE, step, way)
+        return image.transform(size, reader.Transform.AFFINE, step, way)
 
     def _inner(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) that an image of `size` is scaled to."""
@@ -189,12 +189,12 @@ class BoxImages:
         return Examples((inputs,), [truth for _, truth in found], self.fingerprint())
 
     def _array(self, i: int, how: Letterbox) -> tuple[NDArray[np.float32], Truth]:
-        pillow = _pillow()
+        reader = pillow()
         try:
-            with pillow.open(self.files[i]) as image:
+            with reader.open(self.files[i]) as image:
                 x, scale, shift = how.array(image)
                 width, height = image.size
-        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, reader.DecompressionBombError) as error:
             raise InputError(f"{self.files[i]} is no readable image: {error}") from error
         sides = [width, height, width, height] if self.relative else [1]
         boxes = (self.boxes[i] * sides).astype(np.float32)
@@ -226,7 +226,7 @@ def read_boxes(path: str | Path, classes: Sequence[str] | None = None) -> BoxIma
         InputError: nothing there, no boxes, labels without an image, lines that are no boxes, boxes
             outside of the image, or classes that the network does not know.
     """
-    _pillow()
+    pillow()
     root = Path(path)
     if root.is_dir():
         listed = sorted(root.glob("instances*.json"))
@@ -417,13 +417,3 @@ def _beside(file: Path, name: str) -> Path:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise InputError(
-            "reading images needs Pillow: install sprue with its extra, pip install 'sprue[vision]'"
-        ) from error
-    return Image

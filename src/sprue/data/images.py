@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprue.errors import InputError
+from sprue.extras import needed
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _COLORS = ("rgb", "bgr")
@@ -176,7 +177,7 @@ class Images:
         return torch.from_numpy(np.stack(found))
 
     def _array(self, data: bytes, name: str, how: Preprocess) -> NDArray[np.float32]:
-        image = _pillow()
+        image = pillow()
         try:
             return how.array(image.open(io.BytesIO(data)))
         except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
@@ -201,7 +202,7 @@ def read_images(path: str | Path, classes: Sequence[str] | None = None) -> Image
     Raises:
         InputError: nothing there, no zip file, no images, or a class that is not among `classes`.
     """
-    _pillow()
+    pillow()
     root = Path(path)
     files = sorted(_names(root))
     if not files:
@@ -268,11 +269,10 @@ def _numbers(
     return list(values)
 
 
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise InputError(
-            "reading images needs Pillow: install sprue with its extra, pip install 'sprue[vision]'"
-        ) from error
-    return Image
+def pillow() -> Any:
+    """What reads images.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    return needed("PIL.Image", "vision", "reading images")

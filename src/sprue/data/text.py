@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprue.errors import InputError
+from sprue.extras import needed
 
 SEPARATOR = "<|endoftext|>"
 _NAMED = 8  # keys of a row that a message lists
@@ -203,13 +204,8 @@ def _check_whole(text: str, file: Path, number: int) -> None:
 
 
 def _parquet(file: Path) -> Iterator[str]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            f"{file}: reading parquet needs an extra: pip install 'sprue[parquet]'"
-        ) from error
+    what = f"{file}: reading parquet"
+    pyarrow, parquet = (needed(n, "parquet", what) for n in ("pyarrow", "pyarrow.parquet"))
     try:
         table = parquet.ParquetFile(file)
         names = table.schema_arrow.names

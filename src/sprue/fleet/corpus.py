@@ -9,6 +9,7 @@ from pathlib import Path
 from sprue import data
 from sprue.data.text import Document
 from sprue.errors import InputError
+from sprue.extras import needed
 from sprue.usage import jsonl
 from sprue.usage.exchanges import JOINT
 from sprue.usage.exchanges import read as exchanges
@@ -95,9 +96,7 @@ def _is_log(path: Path) -> bool:
 
 
 def _is_segment(path: Path) -> bool:
-    from sprue.usage.extras import needed
-
-    parquet = needed("pyarrow.parquet", "reading parquet")
+    parquet = needed("pyarrow.parquet", "parquet", "reading parquet")
     try:
         return {"text", "capability", "model"} <= set(parquet.read_schema(path).names)
     except (OSError, ValueError):  # what is damaged is told by whoever reads all of it
@@ -105,9 +104,7 @@ def _is_segment(path: Path) -> bool:
 
 
 def _segment(path: Path, capability: str) -> list[Document]:
-    from sprue.usage.extras import needed
-
-    parquet = needed("pyarrow.parquet", "reading the usage log")
+    parquet = needed("pyarrow.parquet", "usage", "reading the usage log")
     try:
         rows = parquet.read_table(path, columns=["capability", "text"]).to_pylist()
     except (OSError, ValueError, KeyError) as error:

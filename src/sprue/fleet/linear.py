@@ -8,7 +8,6 @@ probabilities by a logistic curve fitted to texts that the classifier had not se
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sprue.errors import InputError
+from sprue.extras import needed
 from sprue.fleet.features import BITS, Buckets, Grams, grams
 
 _C = 0.3  # inverse of the ridge; of little influence from 0.1 to 1
@@ -203,13 +202,7 @@ def sklearn(part: str) -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        return importlib.import_module(f"sklearn.{part}")
-    except ImportError as error:
-        raise InputError(
-            "routers are trained by scikit-learn: install sprue with its extra, "
-            "pip install 'sprue[fleet]'"
-        ) from error
+    return needed(f"sklearn.{part}", "fleet", "training a router")
 
 
 def matrix(words: Vocabulary, texts: Sequence[str]) -> Any:

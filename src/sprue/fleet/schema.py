@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sprue.errors import InputError
+from sprue.extras import needed
 from sprue.fleet.json_text import places
 
 _SAID = 200  # characters of a reason
@@ -124,10 +124,4 @@ def _check_references(schema: Any, known: Any, file: Path) -> None:
 
 
 def _library(part: str) -> Any:
-    try:
-        return importlib.import_module(part)
-    except ImportError as error:
-        raise InputError(
-            "answers are held against a JSON Schema by jsonschema: install sprue with its extra, "
-            "pip install 'sprue[fleet]'"
-        ) from error
+    return needed(part, "fleet", "holding answers against a JSON Schema")

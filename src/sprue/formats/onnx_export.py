@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sprue.errors import InputError
+from sprue.extras import needed
 from sprue.formats.onnx_folding import fold_slices
 
 OPSET = 20  # what engines of the last two years read
@@ -77,15 +78,8 @@ def require() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import onnx
-        import onnxscript
-    except ImportError as error:
-        raise InputError(
-            f"ONNX files need {error.name}: install sprue with its extra, pip install 'sprue[onnx]'"
-        ) from error
-    del onnxscript
-    return onnx
+    needed("onnxscript", "onnx", "writing .onnx files")
+    return needed("onnx", "onnx", "writing .onnx files")
 
 
 def _shapes(varying: Sequence[Sequence[int]]) -> tuple[dict[int, Any], ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprue.errors import InputError
+from sprue.extras import needed
 
 OLDEST = 7  # before, operators broadcast by an attribute of their own
 _CONTROL = {"If", "Loop", "Scan", "SequenceMap"}
@@ -67,15 +68,8 @@ def array_of(tensor: Any, path: Path) -> NDArray[Any]:
 
 
 def _onnx() -> Any:
-    try:
-        import onnx
-        import onnx.inliner
-    except ImportError as error:
-        raise InputError(
-            "reading .onnx files needs onnx: install sprue with its extra, pip install "
-            "'sprue[onnx]'"
-        ) from error
-    return onnx
+    needed("onnx.inliner", "onnx", "reading .onnx files")
+    return needed("onnx", "onnx", "reading .onnx files")
 
 
 def _parsed(path: Path) -> Any:

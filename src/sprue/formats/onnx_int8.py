@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprue.errors import InputError
-from sprue.runtime import engines
+from sprue.extras import needed
 
 Arrays = Sequence[NDArray[Any]]
 GROUP = 64  # weights that share a scale of 4 bits
@@ -151,12 +151,8 @@ def _compact(path: Path) -> None:
 
 
 def _tools() -> Any:
-    try:
-        import onnx  # noqa: F401
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise engines.missing(engines.ONNXRUNTIME) from error
-    return quantization
+    needed("onnx", "onnx", "quantizing .onnx files")
+    return needed("onnxruntime.quantization", "onnx", "quantizing .onnx files")
 
 
 @contextlib.contextmanager

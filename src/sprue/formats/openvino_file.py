@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprue.errors import InputError
+from sprue.extras import missing
 from sprue.formats.openvino_pack import is_codes, pack
 from sprue.runtime import engines
 
@@ -208,10 +209,7 @@ def _nncf() -> Any:
 
 
 def _missing(error: ImportError) -> InputError:
-    return InputError(
-        f"OpenVINO files need {error.name}: install sprue with its extra, "
-        "pip install 'sprue[openvino]'"
-    )
+    return missing(error.name or "openvino", "openvino", "writing OpenVINO files")
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def stamp(device: str = "cpu") -> Machine:
     packages = {name: version(name) for name in ("torch", "transformers")}
     return Machine(
         processor=_processor(),
-        cores=_cores(),
+        cores=cores(),
         threads=torch.get_num_threads(),
         memory_bytes=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.machine()}",
@@ -58,7 +58,8 @@ def stamp(device: str = "cpu") -> Machine:
     )
 
 
-def _cores() -> int:
+def cores() -> int:
+    """That this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

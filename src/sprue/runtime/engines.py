@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprue.errors import InputError
+from sprue.extras import missing
 
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 ENGINES = (ONNXRUNTIME, OPENVINO)
@@ -68,18 +69,10 @@ def open_session(
             return _OpenVino(path, names, threads, shapes)
         return _OnnxRuntime(path, names, threads)
     except ImportError as error:
-        raise missing(engine) from error
+        raise missing(error.name or engine, _EXTRAS[engine], f"running {path}") from error
     except Exception as error:  # each engine has errors of its own
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{engine} cannot run {path}: {reason}") from error
-
-
-def missing(engine: str) -> InputError:
-    """What to say when an engine is not installed."""
-    return InputError(
-        f"{engine} is not installed: install sprue with its extra, "
-        f"pip install 'sprue[{_EXTRAS[engine]}]'"
-    )
 
 
 def version(engine: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sprue.usage.extras import needed
+from sprue.extras import needed
 
 LOOKED = 1000  # characters of a text that count
 MARK = re.compile(r"\[[a-z]+\]")  # of what was redacted
@@ -88,7 +88,7 @@ def weigh(texts: Sequence[str]) -> Any:
 
     Rows would have unit length if the other n-grams were among them.
     """
-    text = needed("sklearn.feature_extraction.text", _WHAT)
+    text = needed("sklearn.feature_extraction.text", "usage", _WHAT)
     vectorizer = text.HashingVectorizer(
         analyzer="char_wb",
         ngram_range=_GRAMS,
@@ -109,14 +109,15 @@ def embed(weighed: Any, seed: int = 0) -> Floats:
     dimensions = min(_DIMENSIONS, max(2, texts // _TEXTS))
     if grams <= dimensions:
         return _unit(weighed.toarray().astype(np.float64))
-    svd = needed("sklearn.decomposition", _WHAT).TruncatedSVD(dimensions, random_state=seed)
+    decomposition = needed("sklearn.decomposition", "usage", _WHAT)
+    svd = decomposition.TruncatedSVD(dimensions, random_state=seed)
     with np.errstate(invalid="ignore", divide="ignore"):  # explained variance where there is none
         return _unit(np.asarray(svd.fit_transform(weighed), np.float64))
 
 
 def _dense(places: Floats, least: int) -> Ints:
     """Groups by density."""
-    model = needed("sklearn.cluster", _WHAT).HDBSCAN(
+    model = needed("sklearn.cluster", "usage", _WHAT).HDBSCAN(
         min_cluster_size=least,
         min_samples=min(_NEIGHBORS, least),
         cluster_selection_method="leaf",

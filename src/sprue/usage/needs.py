@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sprue.extras import needed
 from sprue.usage.clusters import LOOKED, MARK, Groups, cluster
-from sprue.usage.extras import needed
 from sprue.usage.jsonl import CHARACTERS
 from sprue.usage.redact import redact
 from sprue.usage.totals import Total, added
@@ -137,7 +137,8 @@ def telling(inside: Sequence[Iterable[str]], whole: Sequence[Iterable[str]]) -> 
             odds = math.log(a / (n + _PRIOR - a)) - math.log(b / (m + _PRIOR - b))
             scores[word] = odds / math.sqrt(1 / a + 1 / b)
     best = [w for w in sorted(scores, key=lambda w: (-scores[w], w)) if scores[w] > 0]
-    dull = needed("sklearn.feature_extraction.text", "finding new needs").ENGLISH_STOP_WORDS
+    text = needed("sklearn.feature_extraction.text", "usage", "finding new needs")
+    dull = text.ENGLISH_STOP_WORDS
     return tuple([word for word in best if word not in dull] or best)[:_WORDS]
 
 

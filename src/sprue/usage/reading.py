@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sprue.errors import InputError, ResourceError
+from sprue.extras import needed
 from sprue.usage import jsonl, record
-from sprue.usage.extras import needed
 from sprue.usage.record import Record
 from sprue.usage.segments import PARTIAL, SUFFIX
 
@@ -166,7 +166,9 @@ def _checked(path: Path) -> int | str:
     Everything is decoded once with its checksums: a flipped bit in a page of compressed numbers
     would else be read as other numbers, without an error.
     """
-    parquet, pa = needed("pyarrow.parquet", "the usage log"), needed("pyarrow", "the usage log")
+    parquet, pa = (
+        needed(name, "usage", "the usage log") for name in ("pyarrow.parquet", "pyarrow")
+    )
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             wrong = _foreign(file.schema_arrow)
@@ -248,7 +250,7 @@ class _Writers:
         self._open: dict[str, tuple[Path, Any]] = {}
 
     def put(self, kind: str, some: list[Record]) -> None:
-        parquet = needed("pyarrow.parquet", "the usage log")
+        parquet = needed("pyarrow.parquet", "usage", "the usage log")
         try:
             if kind not in self._open:
                 file = self._prefix.with_name(f"{self._prefix.name}-{kind}{SUFFIX}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sprue.usage.extras import needed
+from sprue.extras import needed
 
 VERSION = 1
 VERSION_KEY, LOST_KEY, TEXT_KEY = b"sprue.usage.version", b"sprue.usage.lost", b"sprue.usage.text"
@@ -63,7 +63,7 @@ def schema() -> Any:
     Raises:
         InputError: pyarrow is not installed.
     """
-    pa = needed("pyarrow", "the usage log")
+    pa = needed("pyarrow", "usage", "the usage log")
     name, number = pa.string(), pa.float64()
     columns = [
         ("time", number),
@@ -93,7 +93,7 @@ def table(records: Sequence[Record]) -> tuple[Any, int]:
     Raises:
         InputError: pyarrow is not installed.
     """
-    pa = needed("pyarrow", "the usage log")
+    pa = needed("pyarrow", "usage", "the usage log")
     rows = [row for record in records if (row := _row(record)) is not None]
     columns = list(zip(*rows, strict=True)) or [()] * len(schema())
     arrays = [pa.array(c, type=f.type) for c, f in zip(columns, schema(), strict=True)]

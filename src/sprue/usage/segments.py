@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from sprue.errors import InputError
+from sprue.extras import needed
 from sprue.usage import record
-from sprue.usage.extras import needed
 from sprue.usage.record import Record
 from sprue.usage.redact import redact
 
@@ -67,7 +67,7 @@ class Segments:
         clean: Callable[[str], str] = redact,
     ) -> None:
         self.folder = Path(folder)
-        self._parquet = needed("pyarrow.parquet", "the usage log")
+        self._parquet = needed("pyarrow.parquet", "usage", "the usage log")
         _check(self.folder, rows=rows, seconds=seconds, waiting=waiting, longest=longest)
         self._rows, self._seconds = min(rows, waiting), seconds
         self._most, self._room, self._longest = waiting, characters, longest

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sprue.errors import InputError, ResourceError
+from sprue.extras import needed
 from sprue.usage import record, sql
 from sprue.usage.asked import Asked
-from sprue.usage.extras import needed
 from sprue.usage.jsonl import CHARACTERS
 from sprue.usage.reading import Log
 from sprue.usage.record import Record
@@ -61,7 +61,7 @@ class Rows:
     def __init__(
         self, log: Log, scratch: Path, asked: Asked, threads: int = 1, memory: str = "1GB"
     ) -> None:
-        self._duckdb = needed("duckdb", "ranking a log")
+        self._duckdb = needed("duckdb", "usage", "ranking a log")
         self._scratch, self._flops = scratch, asked.flops
         self._base = self._duckdb.connect(
             config={
@@ -87,7 +87,7 @@ class Rows:
         Args:
             classify: texts, cut to 2,512 characters -> their capabilities; None: unknown.
         """
-        parquet = needed("pyarrow.parquet", "the usage log")
+        parquet = needed("pyarrow.parquet", "usage", "the usage log")
         unnamed = "nullif(capability, '') IS NULL AND text IS NOT NULL"
         told = ", ".join(sql.TOLD.values())
         found = self._run(f"SELECT {told}, left(text, {CHARACTERS}) FROM chosen WHERE {unnamed}")
