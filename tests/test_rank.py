@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,9 @@ def test_the_command_line_takes_what_the_verb_takes(
     assert capsys.readouterr().out == "a table\n"
     assert (seen["top"], seen["sample"], seen["since"]) == (TOP, SAMPLE, 0.0)
     assert seen["flops"] == {"a=b": 3e9}
+
+
+def test_ranking_does_without_torch() -> None:
+    """It takes longer to import than a small log does to rank."""
+    words = "import sys, sprue.rank; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0

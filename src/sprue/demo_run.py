@@ -16,7 +16,7 @@ from sprue import demo
 from sprue.compress import compress
 from sprue.errors import InputError
 from sprue.generate import generate
-from sprue.proof.machine import cores
+from sprue.proof.cores import cores
 from sprue.verify import verify
 
 MODEL, REPORT, FIGURES = "model", "report.html", "demo.json"

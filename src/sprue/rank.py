@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sprue.errors import InputError
 from sprue.outputs import check_writable
-from sprue.proof.machine import cores
+from sprue.proof.cores import cores
 from sprue.usage import needs, reading, totals
 from sprue.usage.asked import SAMPLE, TOP, Asked
 from sprue.usage.reading import Log

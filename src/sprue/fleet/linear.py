@@ -65,7 +65,7 @@ class Vocabulary:
 
     def row(self, text: str) -> Row:
         """The features of a text."""
-        blocks = map(self._block, _buckets(text), _LENGTHS)
+        blocks = map(self._block, _buckets(grams(text)), _LENGTHS)
         return Row(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
     def _block(self, buckets: Buckets, size: float) -> tuple[Buckets, F32]:
@@ -78,12 +78,8 @@ class Vocabulary:
         return columns[seen].astype(np.int64), (values[seen] * scale).astype(np.float32)
 
 
-def _buckets(text: str) -> tuple[Buckets, Buckets, Buckets]:
+def _buckets(found: Grams) -> tuple[Buckets, Buckets, Buckets]:
     """Of characters, of words and pairs, and of the outline; each kind has its own."""
-    return _apart(grams(text))
-
-
-def _apart(found: Grams) -> tuple[Buckets, Buckets, Buckets]:
     words = np.concatenate((found.words, found.pairs)) + _WORDS
     return found.characters, words, found.outlines + _OUTLINES
 
@@ -92,7 +88,7 @@ def vocabulary(texts: Sequence[str]) -> Vocabulary:
     """Of these texts."""
     count = np.zeros(3 << BITS, np.int64)
     for text in texts:
-        count[np.unique(np.concatenate(_buckets(text)))] += 1
+        count[np.unique(np.concatenate(_buckets(grams(text))))] += 1
     buckets = np.flatnonzero(count)
     rarity = np.log((1 + len(texts)) / (1 + count[buckets])) + 1
     return Vocabulary(buckets, rarity.astype(np.float32), float(np.log(1 + len(texts)) + 1))
@@ -128,7 +124,7 @@ class Linear:
         """The margins of a text, taken apart by its words, times the root of their number."""
         found = grams(text)
         count, classes = len(found.words), len(self.bias)
-        letters, both, outlines = map(self._said, _apart(found), _LENGTHS)
+        letters, both, outlines = map(self._said, _buckets(found), _LENGTHS)
         words = np.zeros((count, classes), np.float32)
         np.add.at(words, found.owners, letters)
         np.add.at(words, found.places, outlines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ import psutil
 import torch
 
 import sprue
+from sprue.proof.cores import cores
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -56,13 +56,6 @@ def stamp(device: str = "cpu") -> Machine:
         versions={"sprue": sprue.__version__, "python": platform.python_version(), **packages},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:
