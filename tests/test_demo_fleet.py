@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sprue import demo, demo_fleet
 from sprue.errors import InputError
+from sprue.specialize import Asked
 from sprue.usage.exchanges import Exchange, read
 
 
@@ -88,6 +90,42 @@ def test_how_long_it_takes_depends_on_what_is_there(tmp_path: Path) -> None:
         (tmp_path / "specialists" / f"{name}.key.json").touch()
     assert "about 4 minutes" in demo_fleet.takes(tmp_path, 15)
     assert "about 4 minutes" in demo_fleet.takes(tmp_path)
+
+
+def test_a_specialist_is_gone_on_with_or_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where the same is asked for."""
+    monkeypatch.setenv("SPRUE_ASSETS", str(tmp_path / "none"))
+    texts, model = demo_fleet.Texts.found(), demo.model_path()
+    resumed: list[bool] = []
+
+    class Made:
+        def as_dict(self) -> dict[str, str]:
+            return {"statement": "made"}
+
+    def specialize(model: Path, text: list[Path], out: Path, *args: Any, **how: Any) -> Made:
+        resumed.append(how["resume"])
+        if len(resumed) < 3:
+            raise KeyboardInterrupt
+        out.mkdir()
+        (out / "specialist.json").write_text(json.dumps({"statement": "found"}), encoding="utf-8")
+        return Made()
+
+    def run(steps: int) -> str:
+        asked = Asked("legal", steps=steps)
+        done = demo_fleet._specialist(tmp_path, texts, model, asked, lambda words: None)
+        return str(done["statement"])
+
+    monkeypatch.setattr(demo_fleet, "specialize", specialize)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(5)
+    assert run(5) == "made"
+    assert run(5) == "found"
+    assert resumed == [False, True, True]
+    assert run(6) == "made"
+    assert resumed[3:] == [False]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

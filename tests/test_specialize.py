@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from sprue.cli import main
 from sprue.errors import BudgetError, InputError
 from sprue.fleet.served import Served
 from sprue.fleet.specialist import told_of
+from sprue.plan.distill import Distillation
 from sprue.proof import load
 from sprue.specialize import Asked, specialize
 
@@ -123,6 +125,57 @@ def test_the_same_bytes_twice(
     assert torch.equal(state, torch.get_rng_state())
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path,
+    made: SimpleNamespace,
+    speaking: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = Asked("law", size="60%", flops=0.6, keep=0.01, steps=6, context=32)
+    how: dict[str, Any] = {"beside": [made.data], "resume": True}
+    model = speaking("llama", num_hidden_layers=2)
+    whole = specialize(model, [made.data], tmp_path / "whole", asked, **how)
+    monkeypatch.setattr("sprue.plan.lesson.INTERVAL", 0.0)
+    with monkeypatch.context() as patch:
+        die_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            specialize(model, [made.data], tmp_path / "out", asked, **how)
+    with pytest.raises(InputError, match="another budget"):
+        other = replace(asked, steps=7)
+        specialize(model, [made.data], tmp_path / "out", other, **how)
+    steps = counted_steps(monkeypatch)
+    again = specialize(model, [made.data], tmp_path / "out", asked, **how)
+    assert steps == [3, 4, 5]
+    assert again.losses == whole.losses
+    a, b = (load.model(tmp_path / name, "cpu").state_dict() for name in ("out", "whole"))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def die_after(patch: pytest.MonkeyPatch, limit: int) -> None:
+    """Ctrl-C after so many steps of teaching."""
+    advance = Distillation.advance
+
+    def advancing(self: Distillation[Any]) -> float:
+        if self.step == limit:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    patch.setattr(Distillation, "advance", advancing)
+
+
+def counted_steps(patch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that are taken from now on."""
+    advance, steps = Distillation.advance, list[int]()
+
+    def advancing(self: Distillation[Any]) -> float:
+        steps.append(self.step)
+        return advance(self)
+
+    patch.setattr(Distillation, "advance", advancing)
+    return steps
 
 
 def test_requests_of_a_log_are_its_text(

@@ -45,6 +45,7 @@ LOG, SHADOW, ROUTER, FLEET, FIGURES = (
 )
 _BESIDE = 4.0  # minutes beside the training of each specialist, and for all else
 _STEP = 0.6  # of the time that the full model takes for a step of its own
+_TRIED = 4  # steps: the first one also makes ready, and others may have to wait for the machine
 _BESIDE_STEPS = 0.35  # of the time of the steps: cutting, writing, proving
 _MARK = ".sprue-demo-fleet"
 _ASSETS = "SPRUE_ASSETS"
@@ -265,10 +266,12 @@ def _step_seconds() -> float:
     """That a step of training will take, about: tried with the full model."""
     model = load.model(demo.model_path(), "cpu").requires_grad_(True)
     ids = torch.arange(8 * CONTEXT).view(8, CONTEXT) % int(model.config.vocab_size)
-    for _ in range(2):  # the first one also makes ready
+    tried = []
+    for _ in range(_TRIED):
         begin = time.monotonic()
         model(ids, labels=ids, use_cache=False).loss.backward()
-    return _STEP * (time.monotonic() - begin)
+        tried.append(time.monotonic() - begin)
+    return _STEP * min(tried)
 
 
 def _make_room(out: Path) -> None:
@@ -318,7 +321,7 @@ def _router(file: Path, texts: Texts, model: Path, seed: int) -> Router:
 def _specialist(
     out: Path, texts: Texts, model: Path, asked: Asked, progress: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Cut, or taken up where the same was cut before."""
+    """Cut, or taken up where the same was cut before; a run that was cut short is gone on with."""
     folder = out / "specialists" / asked.capability
     key = {
         "version": __version__,
@@ -326,20 +329,33 @@ def _specialist(
         "text": hashlib.sha256(texts.learn[asked.capability].read_bytes()).hexdigest(),
     }
     noted = folder.parent / f"{asked.capability}.key.json"
-    if folder.is_dir() and noted.is_file() and json.loads(noted.read_text()) == key:
+    begun = folder.parent / f"{asked.capability}.begun.json"
+    if folder.is_dir() and _holds(noted, key):
         found: dict[str, Any] = json.loads((folder / "specialist.json").read_text())
         return found
     own = texts.shadow[asked.capability]
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    resume = _holds(begun, key)
+    begun.write_text(json.dumps(key), encoding="utf-8")
     report = specialize(
         model,
         [texts.learn[asked.capability]],
         folder,
         asked,
         prove=[] if own == texts.test[asked.capability] else [own],
+        resume=resume,
         report=out / f"{asked.capability}.html",
         progress=progress,
     )
-    noted.write_text(json.dumps(key), encoding="utf-8")
+    begun.replace(noted)
     return report.as_dict()
+
+
+def _holds(file: Path, key: Mapping[str, Any]) -> bool:
+    """Whether a file says just this."""
+    try:
+        found: object = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return found == key
