@@ -142,8 +142,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
         die_after(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             specialize(model, [made.data], tmp_path / "out", asked, **how)
+    other = replace(asked, steps=7)
     with pytest.raises(InputError, match="another budget"):
-        other = replace(asked, steps=7)
         specialize(model, [made.data], tmp_path / "out", other, **how)
     steps = counted_steps(monkeypatch)
     again = specialize(model, [made.data], tmp_path / "out", asked, **how)

@@ -11,35 +11,26 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sprue import __version__, data, demo, models
 from sprue.compress import compress
-from sprue.data.text import Document, encode
+from sprue.data.text import of_one_source
 from sprue.errors import InputError
 from sprue.fleet import adapters
-from sprue.fleet.corpus import Corpus, corpus
+from sprue.fleet.corpus import Parts, corpus
 from sprue.fleet.flops import flops_of
-from sprue.fleet.imagined import Imagined, imagined
-from sprue.fleet.schooling import School, rate_for
-from sprue.fleet.scoring import needs_of
-from sprue.fleet.specialist import (
-    FILE,
-    Compared,
-    SpecialistReport,
-    Talker,
-    compared,
-)
+from sprue.fleet.showing import Showing, Shown
+from sprue.fleet.specialist import FILE, SpecialistReport, Talker
 from sprue.fleet.spelled import Spelling
-from sprue.fleet.told import Share
-from sprue.models import Source, Writer, vocabulary
+from sprue.fleet.teaching import Teaching
+from sprue.models import Source, vocabulary
 from sprue.outputs import check_writable
 from sprue.plan.budget import parse_size
 from sprue.plan.distill import Schedule
@@ -50,10 +41,6 @@ from sprue.proof import load
 MINUTES = 15.0
 CONTEXT = 256  # tokens of a passage, where the model allows more
 _FITTED = 64  # windows that what is left is fitted to
-_HELD = 0.1, 0.15  # shares of the text: to see how far it is, and to prove it with
-_WATCHED = 64  # windows that show how far it is
-_PROVEN = 400  # passages that it is proven on
-_BESIDE = 60  # passages of each other text
 _BYTES = 1.04  # for a weight, at most: 8 bits and their scales
 
 
@@ -146,7 +133,7 @@ def specialize(
     check_writable(report, figures)
     source = models.open(model)
     found = corpus(text, asked.capability)
-    parts = _Parts.of(found, prove, asked.seed)
+    parts = Parts.of(found, prove, asked.seed)
     key = _key(source, asked, parts)
     with Workshop(Path(out), key, resume) as workshop:
         kind = _Job if asked.base is None else _Light
@@ -164,27 +151,7 @@ def specialize(
     return done
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Documents to learn from, to see how far it is, and to prove it with."""
-
-    learn: tuple[Document, ...]
-    watch: tuple[Document, ...]
-    prove: tuple[Document, ...]
-    corpus: Corpus
-
-    @classmethod
-    def of(cls, found: Corpus, prove: Sequence[str | Path], seed: int) -> _Parts:
-        watched, proven = _HELD
-        if prove:
-            learn, watch = data.set_apart(found.documents, watched, seed)
-            return cls(tuple(learn), tuple(watch), tuple(data.read(prove)), found)
-        learn, rest = data.set_apart(found.documents, watched + proven, seed)
-        watch, held = data.set_apart(rest, proven / (watched + proven), seed + 1)
-        return cls(tuple(learn), tuple(watch), tuple(held), found)
-
-
-def _key(source: Source, asked: Asked, parts: _Parts) -> dict[str, Any]:
+def _key(source: Source, asked: Asked, parts: Parts) -> dict[str, Any]:
     texts = [[d.text for d in some] for some in (parts.learn, parts.watch, parts.prove)]
     return {
         "version": __version__,
@@ -205,7 +172,7 @@ class _Job:
 
     source: Source
     asked: Asked
-    parts: _Parts
+    parts: Parts
     workshop: Workshop
     progress: Callable[[str], object]
     beside: Sequence[str | Path]
@@ -273,15 +240,13 @@ class _Job:
         small = self.full if cut is None else vocabulary.cut(self.full, cut)
         tokenizer = load.tokenizer(folder, folder)
         ids = data.windows(
-            tokenizer, _joined(self.parts.learn), self.context, _FITTED, self.asked.seed
+            tokenizer, of_one_source(self.parts.learn), self.context, _FITTED, self.asked.seed
         )
         share = self._share(small)
         made = self._narrow(small, ids, share)
         self.progress("teaching")
-        looks, losses = self._taught(made.model, kept, tokenizer)
+        self._teaching.run(made.model, kept, tokenizer)
         self._save(made.model, folder)
-        self.workshop.note("losses", losses)
-        self.workshop.note("looks", looks)
         told = {"layers": list(made.layers), "kl_nats_before_teaching": made.kl_nats}
         self.workshop.note("student", told)
 
@@ -324,56 +289,18 @@ class _Job:
             return Narrowed(copy.deepcopy(small), 1.0, every, {}, 0.0)
         return narrowed(small, ids, share, self.asked.seed, self.progress)
 
-    def _taught(
-        self,
-        student: Any,
-        kept: Tensor | None,
-        tokenizer: Any,
-        learns: Collection[str] | None = None,
-    ) -> tuple[list[dict[str, float]], list[float]]:
-        schedule = self.asked.schedule
-        if schedule is None:
-            return [], []
-        rate = rate_for(self.full.config.get_text_config().hidden_size)
-        held = data.windows(
-            tokenizer, _joined(self.parts.watch), self.context, _WATCHED, self.asked.seed
+    @property
+    def _teaching(self) -> Teaching:
+        asked = self.asked
+        return Teaching(
+            self.full,
+            self.parts,
+            self.context,
+            asked.schedule,
+            self.workshop,
+            asked.seed,
+            self.progress,
         )
-        streams = _streams(tokenizer, self.parts.learn)
-        begin = time.monotonic()
-        imagined = self._imagined(schedule, kept, streams[0])
-        if schedule.seconds is not None:
-            schedule = replace(
-                schedule, seconds=max(1.0, schedule.seconds - (time.monotonic() - begin))
-            )
-        shown = Share(self.progress, "teaching")
-        with Writer(self.workshop.folder / "lesson") as writer:
-            state = writer.resume(json.dumps(self.workshop.noted("key"), sort_keys=True))
-            school = School(
-                self.full,
-                student,
-                kept,
-                streams,
-                held,
-                replace(schedule, rate=rate),
-                writer,
-                imagined,
-                learns,
-                self.asked.seed,
-                shown,
-            )
-            looks = school.run(state)
-        return [asdict(look) for look in looks], school.losses
-
-    def _imagined(self, schedule: Schedule, kept: Tensor | None, stream: Tensor) -> Imagined:
-        """Written once: whoever goes on reads the same."""
-        file = self.workshop.folder / "imagined.safetensors"
-        if not file.is_file():
-            shown = Share(self.progress, "the full model writes examples")
-            seed = self.asked.seed
-            made = imagined(self.full, stream, self.context, schedule, kept, seed, shown)
-            made.save(file.with_suffix(".new"))
-            file.with_suffix(".new").replace(file)
-        return Imagined.load(file)
 
     def _save(self, student: Any, folder: Path) -> None:
         dtype = self.source.dtype(f"{self.source.family.embedding}.weight")
@@ -389,32 +316,18 @@ class _Job:
             seconds: that making it took.
         """
         self.progress("proving it")
-        full = Talker(self.full, self.tokenizer, self.context)
         mine = Talker(own, tokenizer, 2 * self.context)
-        prompt, answer = self.context // 4, 3 * self.context // 8
-        own_needs = needs_of(
-            self.tokenizer, self.parts.prove, prompt, answer, _PROVEN, self.asked.seed
+        shown = Showing(
+            Talker(self.full, self.tokenizer, self.context),
+            mine,
+            replace(mine, model=taught),
+            self.context,
+            self.asked.seed,
         )
-        ours = compared(self.asked.capability, full, mine, own_needs)
-        earlier = Talker(taught, tokenizer, mine.context)
-        before = compared("before quantization", full, earlier, own_needs)
-        forgotten = []
-        for path in self.beside:
-            self.progress(f"looking what it has forgotten of {Path(path).stem}")
-            needs = needs_of(
-                self.tokenizer, data.read([path]), prompt, answer, _BESIDE, self.asked.seed
-            )
-            forgotten.append(compared(Path(path).stem, full, mine, needs))
-        return self._told(own, ours, before, tuple(forgotten), seconds)
+        capability, prove = self.asked.capability, self.parts.prove
+        return self._told(own, shown.run(capability, prove, self.beside, self.progress), seconds)
 
-    def _told(
-        self,
-        own: Any,
-        ours: Compared,
-        before: Compared,
-        forgotten: tuple[Compared, ...],
-        seconds: float,
-    ) -> SpecialistReport:
+    def _told(self, own: Any, shown: Shown, seconds: float) -> SpecialistReport:
         a, b = flops_of(self.full), flops_of(own)
         student = self.workshop.noted("student")
         return SpecialistReport(
@@ -422,8 +335,8 @@ class _Job:
             capability=self.asked.capability,
             model="",
             keep=self.asked.keep,
-            own=ours,
-            forgotten=forgotten,
+            own=shown.own,
+            forgotten=shown.forgotten,
             nbytes=(self.source.nbytes, self._stored),
             flops=(a.body + a.head, b.body + b.head),
             shape=_shape(self.full.config, own.config),
@@ -433,7 +346,7 @@ class _Job:
             seconds=seconds,
             told={
                 **student,
-                "before_quantization": before.as_dict(),
+                "before_quantization": shown.before.as_dict(),
                 "whole_vocabulary": self.workshop.noted("whole_vocabulary"),
                 "seed": self.asked.seed,
                 "full_sha256": self.source.fingerprint(),
@@ -469,14 +382,12 @@ class _Light(_Job):
         load.check_vocabularies(self.full.config, shared.config)
         student = adapters.adapted(shared, self.asked.rank, self.asked.seed)
         learns = set(adapters.parts(student))
-        looks, losses = self._taught(student, None, self.tokenizer, learns)
+        self._teaching.run(student, None, self.tokenizer, learns)
         made = self.workshop.result
         made.mkdir()
         adapters.save(student, made, base.resolve(), self.out.resolve())
         told = {"base": base.name, "base_bytes": load.nbytes(load.stored(base))}
         self.workshop.note("student", {**told, "rank": self.asked.rank})
-        self.workshop.note("losses", losses)
-        self.workshop.note("looks", looks)
         self.workshop.note("outside", 0.0)
         own = adapters.load_over(made, shared)
         return self._proven(own, self.tokenizer, student, time.monotonic() - begin)
@@ -484,20 +395,6 @@ class _Light(_Job):
     @property
     def _stored(self) -> int:
         return (self.workshop.result / adapters.WEIGHTS).stat().st_size
-
-
-def _joined(documents: Sequence[Document]) -> list[Document]:
-    """Of one source, so that short ones share windows."""
-    return [Document(document.text, "the text") for document in documents]
-
-
-def _streams(tokenizer: Any, documents: Sequence[Document]) -> list[Tensor]:
-    """All of a text as one stream, the end token between documents."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids: list[int] = []
-    for document in documents:
-        ids += encode(tokenizer, document.text) + end
-    return [torch.tensor(ids)]
 
 
 def _shape(full: Any, own: Any) -> Mapping[str, tuple[int, int]]:

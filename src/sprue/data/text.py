@@ -42,6 +42,11 @@ class Document:
     source: str
 
 
+def of_one_source(documents: Iterable[Document]) -> list[Document]:
+    """The same texts as of one source, so that short ones share windows."""
+    return [Document(document.text, "the text") for document in documents]
+
+
 def read(paths: Iterable[str | Path], characters: int | None = None) -> list[Document]:
     """The documents of text files, file after file.
 

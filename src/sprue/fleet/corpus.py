@@ -14,6 +14,7 @@ from sprue.usage import jsonl
 from sprue.usage.exchanges import JOINT
 from sprue.usage.exchanges import read as exchanges
 
+_WATCHED, _PROVEN = 0.1, 0.15  # shares of the text: to see how far it is, and to prove it with
 _LINES = (".jsonl", ".ndjson", ".gz")
 _PARQUET = (".parquet", ".pq")
 
@@ -31,6 +32,32 @@ class Corpus:
     documents: tuple[Document, ...]
     files: tuple[Path, ...]
     skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Documents to learn from, to see how far it is, and to prove it with."""
+
+    learn: tuple[Document, ...]
+    watch: tuple[Document, ...]
+    prove: tuple[Document, ...]
+    corpus: Corpus
+
+    @classmethod
+    def of(cls, found: Corpus, prove: Sequence[str | Path], seed: int) -> Parts:
+        """Set apart by chance.
+
+        Args:
+            found: all of the capability's text.
+            prove: files of more, to prove it with; none: a part of `found`.
+            seed: of what goes where.
+        """
+        if prove:
+            learn, watch = data.set_apart(found.documents, _WATCHED, seed)
+            return cls(tuple(learn), tuple(watch), tuple(data.read(prove)), found)
+        learn, rest = data.set_apart(found.documents, _WATCHED + _PROVEN, seed)
+        watch, held = data.set_apart(rest, _PROVEN / (_WATCHED + _PROVEN), seed + 1)
+        return cls(tuple(learn), tuple(watch), tuple(held), found)
 
 
 def corpus(paths: Sequence[str | Path], capability: str) -> Corpus:
