@@ -76,6 +76,16 @@ def test_the_ends_are_the_two_models_themselves(start: int) -> None:
     assert (never.calls, full.tokens) == (0, 0)
 
 
+def test_a_doubt_that_changes_nothing_is_not_weighed() -> None:
+    seen: list[float] = []
+    logits = torch.zeros(VOCABULARY)
+    assert Reserve(math.inf).unsure(logits, seen) is None
+    assert not seen
+    assert Reserve(1.0).unsure(logits, seen) is None  # as high as a doubt can be, and not above it
+    assert Reserve(0.9).unsure(logits, seen) == pytest.approx(1)
+    assert seen == [pytest.approx(1)] * 2
+
+
 @pytest.mark.parametrize("start", range(VOCABULARY))
 def test_only_the_steps_that_it_does_not_know_go_up(start: int) -> None:
     full, specialist = models()

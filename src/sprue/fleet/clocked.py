@@ -1,8 +1,9 @@
 """The same requests served step by step by the fleet and by the full model, by the clock.
 
 Both write the true answer, token after token, with keys and values cached, as they would an answer
-of their own; the fleet splits and routes the text first, weighs its doubt at every step, and hands
-over where it has to. They take turns, the one that begins being the other each time.
+of their own; the fleet splits and routes the text first, weighs its doubt at every step where that
+could be too high, and hands over where it has to. They take turns, the one that begins being the
+other each time.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _write(served: Served, reading: Reading) -> None:
 def _serve(asked: Asked, models: Mapping[str, Served], reserve: Reserve | None) -> None:
     """By the model that got it, the full one in reserve."""
     mine = models[asked.model]
-    if reserve is None or asked.rest is None:
+    if reserve is None or reserve.never or asked.rest is None:
         _write(mine, asked.by)
         return
     doubt = DOUBTS[reserve.doubt]

@@ -64,13 +64,21 @@ class Reserve:
         if math.isnan(self.threshold):
             raise InputError("expected a threshold, got NaN")
 
+    @property
+    def never(self) -> bool:
+        """Whether the full model is called at no doubt at all, so that none needs to be known."""
+        return self.threshold == math.inf
+
     def unsure(self, logits: Tensor, seen: list[float]) -> float | None:
         """The doubt before a step where it is above the threshold, else None.
 
         Args:
             logits: of the step, float [vocabulary].
-            seen: doubts of the steps since the specialist began to write; this one is added.
+            seen: doubts of the steps since the specialist began to write; this one is added, where
+                it is looked at.
         """
+        if self.never:
+            return None
         seen.append(float(DOUBTS[self.doubt](logits)))
         last = seen[-self.over :]
         mean = sum(last) / len(last)
