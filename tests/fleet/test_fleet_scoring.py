@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +44,29 @@ def test_nats_are_those_of_each_answer_alone(talker: tuple[Any, Any]) -> None:
         torch.testing.assert_close(found.entropy, entropy, atol=1e-5, rtol=1e-5)
         best = rows.exp().sort(-1, descending=True).values
         torch.testing.assert_close(found.margin, best[:, 0] - best[:, 1], atol=1e-5, rtol=1e-5)
+
+
+def test_answers_longer_and_longer_take_no_more_memory() -> None:
+    """What stays of each must not lie between what goes, so that the next one fits there again."""
+    said = torch.rand(1, 160, 4096)
+
+    def model(ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        return SimpleNamespace(logits=said[:, : ids.shape[1]].expand(len(ids), -1, -1))
+
+    model.device = torch.device("cpu")  # type: ignore[attr-defined]
+    needs = [Tokens((1,) * 48, (2,) * (16 + i // 4)) for i in range(320)]
+    read(model, needs[-8:])
+    before = _resident()
+    found = read(model, needs)
+    assert _resident() - before < 100e6  # in pieces of their own: 8 times as much
+    kept = [one for each in found for one in (each.nats, each.entropy, each.margin)]
+    assert len({one.untyped_storage().data_ptr() for one in kept}) == 1
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory; 0 where the system does not say."""
+    file = Path("/proc/self/statm")
+    return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if file.exists() else 0
 
 
 def test_a_prompt_that_is_too_long_keeps_its_end(talker: tuple[Any, Any]) -> None:
