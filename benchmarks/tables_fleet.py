@@ -10,6 +10,7 @@ _PARTS = {
     "reserve": "what the full model writes for specialists",
     "prompts_of_unsplit_requests": "longer prompts, where several needs are not told apart",
 }
+_SHAPE = "layers", "heads", "neurons"
 
 
 def section() -> str:
@@ -66,7 +67,8 @@ def _groups(replay: common.Json) -> list[str]:
 
 def _specialists(told: common.Json) -> list[str]:
     head = (
-        *("specialist", "bytes", "FLOPs of a token", "layers", "neurons", "steps"),
+        *("specialist", "bytes", "FLOPs of a token", "layers", "heads", "neurons", "steps"),
+        "minutes",
         *("perplexity, full and own", "kept at least", "admitted"),
     )
     rows = []
@@ -77,8 +79,9 @@ def _specialists(told: common.Json) -> list[str]:
                 name,
                 _share(one["bytes"]),
                 _share(one["flops"]),
-                *(f"{one['shape'][k]['specialist']:,}" for k in ("layers", "neurons")),
+                *(f"{one['shape'][k]['specialist']:,}" for k in _SHAPE),
                 f"{one['steps']:,}",
+                f"{one['seconds'] / 60:.0f}",
                 f"{full:.2f}, {own:.2f}",
                 f"{one['own']['kept_at_least']:.2%}",
                 "yes" if one["admitted"] else "**no**",
@@ -107,11 +110,12 @@ def _shares(replay: common.Json) -> list[str]:
 
 
 def _stamp(told: common.Json) -> str:
-    machine = told["stamp"]["machine"]
+    machine, seconds = told["stamp"]["machine"], told["seconds"]
+    rest = seconds["all"] - seconds["specialists"]
     return (
         f"Measured {machine['date'][:10]} at {told['stamp']['commit']}: {machine['processor']}, "
-        f"{told['threads']} threads; {told['seconds']['all'] / 60:.0f} minutes, "
-        f"{told['seconds']['specialists'] / 60:.0f} of them for the specialists."
+        f"{told['threads']} threads; beside the specialists {rest / 60:.0f} minutes, at most "
+        f"{told['cost']['peak_bytes'] / 1e9:.1f} GB of memory."
     )
 
 
