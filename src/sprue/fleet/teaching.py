@@ -108,9 +108,9 @@ class Teaching:
         file = self.workshop.folder / "imagined.safetensors"
         if not file.is_file():
             shown = Share(self.progress, "the full model writes examples")
-            made = imagined(self.full, stream, self.context, schedule, kept, self.seed, shown)
-            made.save(file.with_suffix(".new"))
-            file.with_suffix(".new").replace(file)
+            new = file.with_suffix(".new")  # nothing holds what was written while it is read again
+            imagined(self.full, stream, self.context, schedule, kept, self.seed, shown).save(new)
+            new.replace(file)
         return Imagined.load(file)
 
 
