@@ -139,13 +139,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     whole = specialize(model, [made.data], tmp_path / "whole", asked, **how)
     monkeypatch.setattr("sprue.plan.lesson.INTERVAL", 0.0)
     with monkeypatch.context() as patch:
-        die_after(patch, 3)
+        watched(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             specialize(model, [made.data], tmp_path / "out", asked, **how)
     other = replace(asked, steps=7)
     with pytest.raises(InputError, match="another budget"):
         specialize(model, [made.data], tmp_path / "out", other, **how)
-    steps = counted_steps(monkeypatch)
+    steps = watched(monkeypatch)
     again = specialize(model, [made.data], tmp_path / "out", asked, **how)
     assert steps == [3, 4, 5]
     assert again.losses == whole.losses
@@ -154,23 +154,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
 
-def die_after(patch: pytest.MonkeyPatch, limit: int) -> None:
-    """Ctrl-C after so many steps of teaching."""
-    advance = Distillation.advance
+def watched(patch: pytest.MonkeyPatch, limit: int | None = None) -> list[int]:
+    """The steps of teaching that are taken from now on; Ctrl-C before step `limit`."""
+    advance, steps = Distillation.advance, list[int]()
 
     def advancing(self: Distillation[Any]) -> float:
         if self.step == limit:
             raise KeyboardInterrupt
-        return advance(self)
-
-    patch.setattr(Distillation, "advance", advancing)
-
-
-def counted_steps(patch: pytest.MonkeyPatch) -> list[int]:
-    """The steps that are taken from now on."""
-    advance, steps = Distillation.advance, list[int]()
-
-    def advancing(self: Distillation[Any]) -> float:
         steps.append(self.step)
         return advance(self)
 

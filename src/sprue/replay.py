@@ -352,5 +352,5 @@ def _told(reserve: Reserve) -> dict[str, Any]:
     """JSON-able: an infinite threshold is a word."""
     told = asdict(reserve)
     if math.isinf(reserve.threshold):
-        told["threshold"] = "never" if reserve.threshold > 0 else "always"
+        told["threshold"] = "never" if reserve.never else "always"
     return told

@@ -114,14 +114,15 @@ def read(
     counts = [len(need.answer) for need in needs]
     # In one piece, made first: small tensors that stay, made in turns with large ones that go,
     # leave holes that none of the next fits into, and memory grows by most of what went.
-    found = torch.split(torch.empty(3, sum(counts), dtype=torch.float64), counts, 1)
+    whole = torch.empty(3, sum(counts), dtype=torch.float64)
+    found = [Read(*one) for one in torch.split(whole, counts, 1)]
     for some in _batches([len(need.ids) for need in needs]):
         logits = _logits(model, [needs[i].ids for i in some])
         for row, i in zip(logits, some, strict=True):
             need = needs[i]
-            _read(row[len(need.prompt) - 1 : len(need.ids) - 1], need.answer, Read(*found[i]))
+            _read(row[len(need.prompt) - 1 : len(need.ids) - 1], need.answer, found[i])
         advance(len(some))
-    return [Read(*one) for one in found]
+    return found
 
 
 def _read(logits: Tensor, answer: Sequence[int], into: Read) -> None:

@@ -77,9 +77,9 @@ class Teaching:
     ) -> tuple[list[dict[str, float]], list[float]]:
         watched = of_one_source(self.parts.watch)
         held = data.windows(tokenizer, watched, self.context, _WATCHED, self.seed)
-        streams = _streams(tokenizer, self.parts.learn)
+        stream = _stream(tokenizer, self.parts.learn)
         begin = time.monotonic()
-        texts = self._imagined(schedule, kept, streams[0])
+        texts = self._imagined(schedule, kept, stream)
         if schedule.seconds is not None:
             left = schedule.seconds - (time.monotonic() - begin)
             schedule = replace(schedule, seconds=max(1.0, left))
@@ -91,7 +91,7 @@ class Teaching:
                 self.full,
                 student,
                 kept,
-                streams,
+                [stream],
                 held,
                 replace(schedule, rate=rate),
                 writer,
@@ -114,10 +114,10 @@ class Teaching:
         return Imagined.load(file)
 
 
-def _streams(tokenizer: Any, documents: Sequence[Document]) -> list[Tensor]:
+def _stream(tokenizer: Any, documents: Sequence[Document]) -> Tensor:
     """All of a text as one stream, the end token between documents."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
     for document in documents:
         ids += encode(tokenizer, document.text) + end
-    return [torch.tensor(ids)]
+    return torch.tensor(ids)
